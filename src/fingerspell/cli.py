@@ -1,0 +1,329 @@
+"""The command line: one thin function a verb. Heavy imports stand inside the verbs, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fingerspell import console
+from fingerspell.errors import FingerspellError, not_installed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fingerspell.runs import Run
+
+app = typer.Typer(
+    help="From an archive of labelled hand pictures to a recogniser of the ASL manual alphabet (fingerspelling), "
+    "with scores that say how far it can be trusted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Archive = Annotated[
+    Path, typer.Argument(metavar="ARCHIVE", help="Zip file, tar file or folder with one folder a letter.")
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace finished results in that folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+
+
+def _examples(*lines: str) -> str:
+    return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+@app.command(
+    epilog=_examples(
+        "fingerspell train archive.zip",
+        "fingerspell train archive.zip --recipe real --sample 26000 --epochs 5",
+        "fingerspell train archive.zip --backbone efficientnet-lite0 --size 224 --head linear",
+        "fingerspell train people.zip --split groups --groups signers.csv:signer",
+    )
+)
+def train(
+    archive: Archive,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="real, synthetic or a .toml file; chosen by the layout of the archive if left out."),
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(help="Training and validation pictures to draw; all if too many.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Times that the mlp head sees every training picture.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a lower validation loss; 0: never.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the network's input in pixels.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="A timm model name (vgg16, resnet50, ...) or efficientnet-lite0.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Local safetensors file with the backbone's weights.")
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="mlp (the study's) or linear (softmax regression).")] = None,
+    split: Annotated[str | None, typer.Option(help="first-per-class, folders, random, blocks or groups.")] = None,
+    test_per_class: Annotated[int | None, typer.Option(help="first-per-class: test pictures of each letter.")] = None,
+    fold: Annotated[int | None, typer.Option(help="random, blocks, groups: which part is the test set.")] = None,
+    guard: Annotated[int | None, typer.Option(help="blocks: frames left out on each side of a cut.")] = None,
+    groups: Annotated[
+        str | None, typer.Option(metavar="CSV[:COLUMN]", help="groups: who signs which picture, on disk or inside.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything that is drawn at random.")] = None,
+    interpolation: Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic or lanczos.")] = None,
+    input_scale: Annotated[
+        str | None, typer.Option(help="native: what the weights were trained on; unit: RGB in 0-1, as the study.")
+    ] = None,
+    reference_leak: Annotated[
+        bool, typer.Option("--reference-leak", help="Repeat the study's mistake: test pictures stay in the pool.")
+    ] = False,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Train a recogniser on an archive and report how good it is.
+
+    The archive is read in place. Features of pictures are computed once and remembered, so that a second run with
+    another head, seed, split or number of epochs takes seconds. A run that was killed goes on when started again.
+    """
+    from fingerspell import runs
+
+    values = {
+        "seed": seed,
+        "split.protocol": split,
+        "split.test_per_class": test_per_class,
+        "split.fold": fold,
+        "split.guard": guard,
+        "split.groups": groups,
+        "split.sample": sample,
+        "split.reference_leak": reference_leak or None,
+        "features.backbone": backbone,
+        "features.weights": str(weights) if weights else None,
+        "features.size": size,
+        "features.interpolation": interpolation,
+        "features.input_scale": input_scale,
+        "head.kind": head,
+        "head.mlp.epochs": epochs,
+        "head.mlp.patience": patience,
+    }
+    with console.progress() as on_progress:
+        run = runs.train(
+            archive, recipe=recipe, overrides=values, out=out, overwrite=overwrite, on_progress=on_progress
+        )
+    _tell(run, as_json=as_json)
+
+
+@app.command(
+    epilog=_examples(
+        "fingerspell evaluate runs/real-1a2b3c4d strangers.zip",
+        "fingerspell evaluate runs/real-1a2b3c4d strangers.zip --out results --json",
+    )
+)
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a run, or of its model.")],
+    archive: Archive,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Score a trained model on any other data set: people, rooms and cameras it has never seen."""
+    from fingerspell import runs
+    from fingerspell.model import load_model
+
+    loaded = load_model(model)
+    with console.progress() as on_progress:
+        run = runs.evaluate(loaded, archive, out=out, overwrite=overwrite, on_progress=on_progress)
+    _tell(run, as_json=as_json)
+
+
+@app.command(
+    epilog=_examples(
+        "fingerspell predict runs/real-1a2b3c4d hand.jpg other.png",
+        "fingerspell predict runs/real-1a2b3c4d folder archive.zip --json",
+        "cat hand.jpg | fingerspell predict runs/real-1a2b3c4d -",
+    )
+)
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a run, or of its model.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders, archives; - is stdin.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture.")] = False,
+) -> None:
+    """Name the letter on pictures, with its probability and the runner-up.
+
+    What cannot be read is named on the error stream, and the exit status is then 1; the other pictures go on.
+    """
+    from fingerspell.model import load_model, predictions
+
+    loaded = load_model(model)
+    unreadable: list[str] = []
+
+    def on_unreadable(name: str, reason: str) -> None:
+        unreadable.append(name)
+        console.warn(f"{name}: {reason}")
+
+    for name, probabilities in loaded.stream(_pictures(inputs, on_unreadable), on_unreadable):
+        best = predictions([name], probabilities[None], loaded.card.labels)[0]
+        if as_json:
+            typer.echo(json.dumps(asdict(best)))
+        else:
+            typer.echo(
+                f"{best.id}\t{best.letter} {best.probability:.3f}\t{best.runner_up} {best.runner_up_probability:.3f}"
+            )
+    if unreadable:
+        raise typer.Exit(1)
+
+
+@app.command(epilog=_examples("fingerspell inspect archive.zip", "fingerspell inspect archive.zip --csv pictures.csv"))
+def inspect(
+    archive: Archive,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table with one row a picture.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what is in an archive: pictures of each letter, problems, and what is passed over."""
+    from fingerspell import cache, inspection
+    from fingerspell.archive import open_archive
+    from fingerspell.dataset import scan
+    from fingerspell.files import write_text
+
+    with open_archive(archive) as opened, console.progress() as on_progress:
+        dataset = scan(opened, memory=cache.scans_folder(), on_progress=on_progress)
+    found = inspection.inspect(dataset)
+    if csv:
+        write_text(csv, dataset.to_csv())
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        console.show_inspection(found)
+    dataset.letters()  # says what would stop a run, and sets the exit status
+
+
+@app.command(epilog=_examples("fingerspell render pictures", "fingerspell render pictures --train 900 --test 100"))
+def render(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the pictures; those already there stay.")],
+    train: Annotated[int, typer.Option(min=1, help="Training pictures of each letter.")] = 40,
+    test: Annotated[int, typer.Option(min=0, help="Test pictures of each letter.")] = 10,
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Side of a picture in pixels.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same pictures.")] = 0,
+) -> None:
+    """Draw a data set of 3-D hands posed as letters, in the layout of the synthetic reference set."""
+    from fingerspell.rendering import render_dataset
+
+    with console.progress() as on_progress:
+        count = render_dataset(
+            out,
+            train_per_letter=train,
+            test_per_letter=test,
+            size=size,
+            seed=seed,
+            on_progress=lambda done, total: on_progress("Drawing hands", done, total),
+        )
+    typer.echo(f"{out}: {count:,} pictures drawn")
+
+
+@app.command(epilog=_examples("fingerspell cache", "fingerspell cache --clear"))
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Delete everything that is remembered.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show or clear what is remembered between runs: scans of archives, features of pictures.
+
+    The folder is that of FINGERSPELL_CACHE, or where caches belong on this system.
+    """
+    from fingerspell import cache as remembered
+
+    if clear:
+        freed = remembered.clear()
+        typer.echo(json.dumps({"freed": freed}) if as_json else f"{freed / 2**20:,.1f} MiB freed")
+        return
+    entries = remembered.entries()
+    if as_json:
+        typer.echo(json.dumps([asdict(entry) | {"path": str(entry.path)} for entry in entries]))
+        return
+    for entry in entries:
+        typer.echo(f"{entry.kind:<9} {entry.size / 2**20:>9,.1f} MiB  {entry.path.name}")
+    typer.echo(f"{remembered.cache_folder()}: {sum(entry.size for entry in entries) / 2**20:,.1f} MiB")
+
+
+@app.command(epilog=_examples("fingerspell demo", "fingerspell demo --out try-it"))
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for pictures and run.")] = Path("demo"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw hands, train the synthetic recipe on them with the embedded backbone, and report: minutes, no download."""
+    from fingerspell import runs
+    from fingerspell.rendering import render_dataset
+
+    with console.progress() as on_progress:
+        render_dataset(
+            out / "pictures",
+            **_DEMO_PICTURES,
+            on_progress=lambda done, total: on_progress("Drawing hands", done, total),
+        )
+        run = runs.train(
+            out / "pictures",
+            recipe="synthetic",
+            overrides=_DEMO_VALUES,
+            out=out / "run",
+            overwrite=overwrite,
+            on_progress=on_progress,
+        )
+    _tell(run, as_json=False)
+
+
+# Small enough for minutes on two cores; what these numbers give is in the README.
+_DEMO_PICTURES: dict[str, Any] = {"train_per_letter": 120, "test_per_letter": 30, "size": 128}
+_DEMO_VALUES = {"features.backbone": "efficientnet-lite0", "features.size": 128, "head.mlp.epochs": 20}
+
+
+def main() -> None:
+    """Entry point: a failure the user can mend is one message and exit status 1."""
+    import warnings
+
+    warnings.filterwarnings("ignore", module="PIL")  # its remarks on damaged pictures: ours are in the table
+    try:
+        app()
+    except FingerspellError as error:
+        console.warn(f"Error: {error}")
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        console.warn(f"Error: {not_installed(error)}")
+        sys.exit(1)
+
+
+def _tell(run: Run, *, as_json: bool) -> None:
+    """Scores and, on the last line, the report."""
+    report = run.folder / "report.html"
+    if as_json:
+        typer.echo(json.dumps({"folder": str(run.folder), "seconds": run.seconds} | run.metrics))
+        return
+    console.show_scores(run.metrics)
+    typer.echo(f"Report: {report}")
+
+
+def _pictures(inputs: list[str], on_unreadable: Callable[[str, str], None]) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of every picture that the arguments of ``predict`` mean."""
+    from fingerspell.archive import open_archive
+    from fingerspell.dataset import sort_out
+    from fingerspell.errors import UnreadableError
+    from fingerspell.images import SUFFIXES
+
+    for text in inputs:
+        path = Path(text)
+        if text == "-":
+            yield "stdin", sys.stdin.buffer.read()
+        elif path.is_file() and path.suffix.lower() in SUFFIXES:
+            yield text, path.read_bytes()
+        else:
+            with open_archive(path) as archive:
+                for member in sort_out(archive.members)[0]:
+                    name = f"{text}/{member.name}"
+                    try:
+                        yield name, archive.read(member.name)
+                    except UnreadableError as error:
+                        on_unreadable(name, str(error))

@@ -1,0 +1,281 @@
+"""From an archive to a table with one row a picture."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections import Counter, defaultdict
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from fingerspell import images
+from fingerspell.alphabet import is_letter, label_of
+from fingerspell.errors import DatasetError, UnreadableError
+from fingerspell.files import write_text
+from fingerspell.progress import silent
+from fingerspell.streams import ordered_map
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from fingerspell.archive import Archive, Member
+    from fingerspell.progress import Progress
+
+# A run goes on without its bad pictures while they are at most this share: beyond it the archive itself is broken.
+MAX_BAD_SHARE = 0.10
+
+# Part of the key under which a scan is remembered: raise it whenever a row would come out different.
+_SCAN_VERSION = 1
+
+_PART = re.compile(r"(?:^|[\W_])(train|test|val)(?:ing|id|idation)?(?:$|[\W_])", re.IGNORECASE)
+_PARTS = {"train": "train", "test": "test", "val": "validation"}
+
+# `A123`, `img_0007`, `7`: what a camera or a frame extractor writes. Not the digits at the end of a uuid or a hash.
+_FRAME = re.compile(r"(\d{1,9})$")
+_HEXADECIMAL = re.compile(r"^(?=.*[a-f])[0-9a-f-]{16,}$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture of a data set.
+
+    Attributes
+    ----------
+    id : str
+        Path inside the archive.
+    label : str
+        A letter, one of the known non-letters, or "" where the folder is unknown.
+    sha256 : str
+        Hex digest of the file's bytes ("" if they could not be read).
+    width, height : int
+        Upright size in pixels (0 if unreadable).
+    format : str
+        As Pillow names it ("JPEG", "PNG", ...).
+    frame : int or None
+        Number at the end of the file name: the video frame, in the sets that are films.
+    part : str
+        "train", "test" or "validation" where the path says so, else "".
+    problem : str
+        Why the picture is left out; "" for a good one.
+    """
+
+    id: str
+    label: str
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    frame: int | None = None
+    part: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All pictures of an archive, and the counts of what else lies in it.
+
+    Attributes
+    ----------
+    name : str
+        File name of the archive.
+    pictures : tuple of Picture
+        In the order of the archive, bad ones and non-letters included.
+    ignored : mapping of str to int
+        Files that are no pictures, by kind.
+    """
+
+    name: str
+    pictures: tuple[Picture, ...]
+    ignored: Mapping[str, int]
+
+    @property
+    def unknown_folders(self) -> dict[str, int]:
+        """Folders whose name is neither a letter nor a known non-letter, with their pictures counted."""
+        folders = (PurePosixPath(p.id).parent.as_posix() for p in self.pictures if not p.label)
+        return dict(Counter("(top level)" if folder == "." else folder for folder in folders))
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of what the pictures are: ids, labels and contents."""
+        lines = (f"{p.id}\t{p.label}\t{p.sha256}" for p in self.pictures)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def letters(self) -> tuple[Picture, ...]:
+        """Good pictures of the 26 letters.
+
+        Raises
+        ------
+        DatasetError
+            If there are none, if a letter that has a folder has no good picture, or if more than ``MAX_BAD_SHARE`` of
+            the pictures of letters are bad.
+        """
+        found = [p for p in self.pictures if is_letter(p.label)]
+        good = tuple(p for p in found if not p.problem)
+        if not found:
+            raise DatasetError(_no_letters(self))
+        for letter in sorted({p.label for p in found} - {p.label for p in good}):
+            bad = [p for p in found if p.label == letter]
+            raise DatasetError(
+                f"{self.name}: letter {letter} would be empty: none of its {len(bad)} pictures can be read "
+                f"(the first, {bad[0].id}: {bad[0].problem}). Repair or remove that folder."
+            )
+        if len(found) - len(good) > MAX_BAD_SHARE * len(found):
+            first = next(p for p in found if p.problem)
+            raise DatasetError(
+                f"{self.name}: {len(found) - len(good)} of {len(found)} pictures of letters cannot be read, more than "
+                f"{MAX_BAD_SHARE:.0%} (the first, {first.id}: {first.problem}). The archive seems broken: fetch it "
+                "again, or see all problems with `fingerspell inspect`."
+            )
+        return good
+
+    def to_csv(self) -> str:
+        """Table with one row a picture."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([field.name for field in fields(Picture)])
+        writer.writerows(astuple(picture) for picture in self.pictures)
+        return text.getvalue()
+
+
+def scan(archive: Archive, *, memory: Path | None = None, on_progress: Progress = silent) -> Dataset:
+    """Read every picture of an archive once and list it, good or bad.
+
+    Parameters
+    ----------
+    archive
+        Opened archive.
+    memory
+        Folder that remembers scans, so that an unchanged archive is not read again.
+
+    Raises
+    ------
+    DatasetError
+        If the archive holds no picture, or one class under two spellings ("a" and "A").
+    """
+    remembered = memory / f"{archive.fingerprint}-{_SCAN_VERSION}.json" if memory else None
+    if remembered and remembered.exists():
+        return _from_json(archive.path.name, remembered.read_text("utf-8"))
+    members, ignored = sort_out(archive.members)
+    if not members:
+        raise DatasetError(
+            f"{archive.path}: no pictures found among {len(archive.members)} files. "
+            "Expected one folder a letter (A/, B/, ...) with JPEG or PNG pictures."
+        )
+    labels = _labels([member.name for member in members])
+    pictures = []
+    for picture in ordered_map(_examine, _read(archive, members, labels)):
+        pictures.append(picture)
+        on_progress("Reading pictures", len(pictures), len(members))
+    dataset = Dataset(archive.path.name, tuple(pictures), ignored)
+    if remembered:
+        write_text(remembered, _to_json(dataset))
+    return dataset
+
+
+def sort_out(members: Iterable[Member]) -> tuple[list[Member], dict[str, int]]:
+    """Pictures, and counts of everything else by kind."""
+    pictures, ignored = [], Counter[str]()
+    for member in members:
+        path = PurePosixPath(member.name)
+        if "__MACOSX" in path.parts:
+            ignored["__MACOSX"] += 1
+        elif path.name.startswith(".") or path.suffix.lower() not in images.SUFFIXES:
+            ignored[path.suffix.lower() or path.name] += 1
+        else:
+            pictures.append(member)
+    return pictures, dict(ignored)
+
+
+def _labels(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Label and part of each path.
+
+    The class root of a path is the folder above it whose subfolders name the most classes; the step below it is the
+    class. So any number of levels above or below the class folders does no harm.
+    """
+    children: defaultdict[PurePosixPath, set[str]] = defaultdict(set)
+    for folder in {PurePosixPath(name).parent for name in names}:
+        for step in (folder, *folder.parents):
+            children[step.parent].add(step.name)
+    classes = {folder: sum(label_of(name) is not None for name in below) for folder, below in children.items()}
+    for folder, below in children.items():
+        _refuse_two_spellings(folder, below)
+    return {name: _label(PurePosixPath(name), classes) for name in names}
+
+
+def _label(path: PurePosixPath, classes: Mapping[PurePosixPath, int]) -> tuple[str, str]:
+    root = max(path.parent.parents, key=lambda folder: classes.get(folder, 0), default=None)
+    if root is not None and classes.get(root, 0):
+        above, name = root, path.relative_to(root).parts[0]
+    else:  # the Kaggle set's test folder is flat: A_test.jpg, B_test.jpg, ...
+        above, name = path.parent, path.stem.removesuffix("_test") if path.stem.endswith("_test") else ""
+    part = _PART.search(above.as_posix())
+    return label_of(name) or "", _PARTS[part[1].lower()] if part else ""
+
+
+def _refuse_two_spellings(folder: PurePosixPath, names: Iterable[str]) -> None:
+    spellings: dict[str, str] = {}
+    for name in sorted(names):
+        label = label_of(name)
+        if label and label in spellings:
+            raise DatasetError(
+                f"two folders for one class in {folder}: {spellings[label]!r} and {name!r} both mean {label}. "
+                "Whether they belong together cannot be guessed: merge or rename one of them."
+            )
+        if label:
+            spellings[label] = name
+
+
+def _read(
+    archive: Archive, members: Iterable[Member], labels: Mapping[str, tuple[str, str]]
+) -> Iterator[tuple[Picture, bytes]]:
+    """Rows with what the path says, and the bytes to examine."""
+    for member in members:
+        label, part = labels[member.name]
+        picture = Picture(member.name, label, frame=_frame(member.name), part=part)
+        try:
+            yield picture, archive.read(member.name)
+        except UnreadableError as error:
+            yield replace(picture, problem=str(error)), b""
+
+
+def _examine(row: tuple[Picture, bytes]) -> Picture:
+    """Row with what the content says."""
+    picture, data = row
+    if picture.problem:
+        return picture
+    picture = replace(picture, sha256=hashlib.sha256(data).hexdigest())
+    try:
+        decoded = images.decode(data)
+    except UnreadableError as error:
+        return replace(picture, problem=str(error))
+    height, width = decoded.pixels.shape[:2]
+    problem = "" if picture.label else "unknown folder"
+    return replace(picture, width=width, height=height, format=decoded.format, problem=problem)
+
+
+def _frame(name: str) -> int | None:
+    stem = PurePosixPath(name).stem
+    number = None if _HEXADECIMAL.match(stem) else _FRAME.search(stem)
+    return int(number[1]) if number else None
+
+
+def _no_letters(dataset: Dataset) -> str:
+    folders = ", ".join(list(dataset.unknown_folders)[:5]) or "non-letters only"
+    return (
+        f"{dataset.name}: no pictures of letters. Found {len(dataset.pictures)} pictures in: {folders}. "
+        "Expected folders named after the letters (A/, B/, ..., in any case, one or more levels down)."
+    )
+
+
+def _to_json(dataset: Dataset) -> str:
+    return json.dumps({"ignored": dataset.ignored, "pictures": [astuple(p) for p in dataset.pictures]})
+
+
+def _from_json(name: str, text: str) -> Dataset:
+    content = json.loads(text)
+    return Dataset(name, tuple(Picture(*row) for row in content["pictures"]), content["ignored"])

@@ -1,0 +1,203 @@
+"""Features of pictures, computed once and remembered.
+
+A frozen backbone gives the same answer every epoch, so it sees each picture and view once. The vectors are kept in one
+SQLite file for each backbone identity (name, weights, preprocessing, precision), keyed by the sha256 of the picture's
+bytes and the view. SQLite's transactions are what makes the cache whole after a kill at any moment and safe with
+several processes; nothing here needs a lock of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fingerspell import images
+from fingerspell.errors import CacheError, DatasetError
+from fingerspell.progress import silent
+from fingerspell.streams import batched, ordered_map
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from fingerspell.archive import Archive
+    from fingerspell.backbones import Backbone
+    from fingerspell.dataset import Picture
+    from fingerspell.images import Pixels, View
+    from fingerspell.progress import Progress
+
+    Vectors = NDArray[np.float32]
+
+# Pictures go through the network in batches of exactly this size (the last one is padded): a kernel that the library
+# chooses by batch size would otherwise change a vector's last bits with its neighbours.
+BATCH = 64
+
+_WAIT_S = 60.0  # for another process's transaction, which takes milliseconds
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS identity (text TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS vectors (picture BLOB, view TEXT, vector BLOB NOT NULL, PRIMARY KEY (picture, view));
+CREATE TEMP TABLE wanted (row INTEGER PRIMARY KEY, picture BLOB);
+"""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What an extraction did: pictures read and decoded, vectors computed, vectors that were already there."""
+
+    pictures_decoded: int
+    vectors_computed: int
+    vectors_remembered: int
+
+    def __add__(self, other: Extraction) -> Extraction:
+        """Sum of two extractions' work."""
+        return Extraction(
+            self.pictures_decoded + other.pictures_decoded,
+            self.vectors_computed + other.vectors_computed,
+            self.vectors_remembered + other.vectors_remembered,
+        )
+
+
+class FeatureStore:
+    """Feature vectors of one backbone identity, in one SQLite file under ``folder``."""
+
+    def __init__(self, folder: Path, backbone: Backbone) -> None:
+        identity = backbone.identity
+        name = re.sub(r"[^\w.-]+", "_", backbone.name)
+        self.path = folder / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.sqlite"
+        self.dimension = backbone.dimension
+        with self._errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self.path, timeout=_WAIT_S)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.executescript(_SCHEMA)
+            with self._database:
+                self._database.execute("INSERT OR IGNORE INTO identity VALUES (?)", (identity,))
+
+    def missing(self, pictures: Sequence[Picture], views: Sequence[View]) -> list[tuple[Picture, tuple[View, ...]]]:
+        """Pictures of which some view is not there yet, one for each content, with those views."""
+        with self._errors():
+            self._want(pictures)
+            rows = self._database.execute("SELECT picture, view FROM vectors NATURAL JOIN wanted")
+            known = {(picture.hex(), view) for picture, view in rows}
+        gaps: dict[str, tuple[Picture, tuple[View, ...]]] = {}
+        for picture in pictures:
+            if absent := tuple(view for view in views if (picture.sha256, view) not in known):
+                gaps.setdefault(picture.sha256, (picture, absent))
+        return list(gaps.values())
+
+    def add(self, keys: Iterable[tuple[str, View]], vectors: Vectors) -> None:
+        """Remember vectors (N, dimension) under their N (sha256, view) keys, all or none."""
+        rows = [(bytes.fromhex(sha256), view, row.tobytes()) for (sha256, view), row in zip(keys, vectors, strict=True)]
+        with self._errors(), self._database:
+            self._database.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", rows)
+
+    def load(self, pictures: Sequence[Picture], views: Sequence[View]) -> Vectors:
+        """Vectors of shape (pictures, views, dimension).
+
+        Raises
+        ------
+        CacheError
+            If one is not there: ``extract`` them first.
+        """
+        result = np.empty((len(pictures), len(views), self.dimension), np.float32)
+        with self._errors():
+            self._want(pictures)
+            for column, view in enumerate(views):
+                query = "SELECT row, vector FROM wanted NATURAL JOIN vectors WHERE view = ?"
+                found = 0
+                for row, vector in self._database.execute(query, (view,)):
+                    result[row, column] = np.frombuffer(vector, np.float32)
+                    found += 1
+                if found != len(pictures):
+                    raise CacheError(
+                        f"{self.path}: {len(pictures) - found} of {len(pictures)} vectors of the {view} view are not "
+                        "there. Was the cache cleared during the run? Start it again."
+                    )
+        return result
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _want(self, pictures: Sequence[Picture]) -> None:
+        with self._database:
+            self._database.execute("DELETE FROM wanted")
+            rows = ((row, bytes.fromhex(picture.sha256)) for row, picture in enumerate(pictures))
+            self._database.executemany("INSERT INTO wanted VALUES (?, ?)", rows)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise CacheError(
+                f"{self.path}: the feature cache cannot be used ({error}). Free disk space or delete this file, "
+                "or point FINGERSPELL_CACHE at another folder."
+            ) from error
+
+
+def extract(
+    archive: Archive,
+    pictures: Sequence[Picture],
+    backbone: Backbone,
+    store: FeatureStore,
+    *,
+    views: Sequence[View] = images.VIEWS,
+    on_progress: Progress = silent,
+) -> Extraction:
+    """Compute and remember every vector that is not in the store yet.
+
+    Pictures are decoded by threads beside the network, in batches; memory does not grow with their number.
+
+    Raises
+    ------
+    DatasetError
+        If a picture's bytes are no longer those that the scan saw.
+    UnreadableError
+        If the archive has become unreadable since.
+    """
+    todo = store.missing(pictures, views)
+    total = len(pictures) * len(views)
+    computed, absent = 0, sum(len(gap) for _, gap in todo)
+    for batch in batched(_inputs(archive, todo, backbone), BATCH):
+        pixels = [picture for _, picture in batch]
+        padded = np.stack(pixels + [pixels[0]] * (BATCH - len(pixels)))
+        with torch.inference_mode():
+            vectors = backbone(torch.from_numpy(padded)).numpy()
+        store.add([key for key, _ in batch], vectors[: len(batch)])
+        computed += len(batch)
+        on_progress("Computing features", total - absent + computed, total)
+    return Extraction(len(todo), computed, total - absent)
+
+
+def open_store(folder: Path, backbone: Backbone) -> closing[FeatureStore]:
+    """Open the store of a backbone as a context manager."""
+    return closing(FeatureStore(folder, backbone))
+
+
+def _inputs(
+    archive: Archive, todo: Iterable[tuple[Picture, tuple[View, ...]]], backbone: Backbone
+) -> Iterator[tuple[tuple[str, View], Pixels]]:
+    """Key and network input of every absent vector."""
+    size, interpolation = backbone.preprocessing.size, backbone.preprocessing.interpolation
+
+    def prepare(work: tuple[Picture, tuple[View, ...], bytes]) -> list[tuple[tuple[str, View], Pixels]]:
+        picture, views, data = work
+        if hashlib.sha256(data).hexdigest() != picture.sha256:
+            raise DatasetError(f"{picture.id}: the picture changed while the archive was being read. Start again.")
+        pixels = images.resize(images.decode(data).pixels, size, interpolation)
+        return [((picture.sha256, view), images.view_of(pixels, view)) for view in views]
+
+    work = ((picture, views, archive.read(picture.id)) for picture, views in todo)
+    for inputs in ordered_map(prepare, work):
+        yield from inputs

@@ -1,0 +1,101 @@
+"""From the bytes of a picture file to the RGB pixels that every stage sees.
+
+Training, prediction and the exported model share these functions: a picture is decoded, resized and mirrored here and
+nowhere else. What the network does to the pixels afterwards is part of the network (``backbones.Preprocessing``).
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fingerspell.errors import UnreadableError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
+
+View = Literal["original", "mirrored"]
+VIEWS: tuple[View, ...] = get_args(View)
+
+# 64 megapixels unpack to 192 MB; the largest common camera pictures have 50. More is a pixel bomb.
+MAX_PIXELS = 64_000_000
+
+SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"])
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A picture as RGB pixels of shape (height, width, 3), and the name of the format it came in."""
+
+    pixels: Pixels
+    format: str
+
+
+def decode(data: bytes) -> Decoded:
+    """Decode a picture file to 8-bit RGB, upright.
+
+    EXIF rotation is applied, transparency is laid on white, 16 bits become 8, and of an animation the first frame
+    counts.
+
+    Raises
+    ------
+    UnreadableError
+        If the bytes are no picture, are cut or damaged, or unpack to more than ``MAX_PIXELS``.
+    """
+    if not data:
+        raise UnreadableError("empty file (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_size(image)
+            upright = ImageOps.exif_transpose(image)
+            return Decoded(np.asarray(_to_rgb(upright)), image.format or "")
+    except UnreadableError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableError("not a picture in a known format") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableError(f"too many pixels (at most {MAX_PIXELS:,} are read)") from error
+    except Exception as error:  # Pillow's decoders raise errors of many types on damaged bytes
+        raise UnreadableError(f"damaged picture ({error or type(error).__name__})") from error
+
+
+def resize(pixels: Pixels, size: int, interpolation: Interpolation) -> Pixels:
+    """Squeeze a picture to ``size`` x ``size`` pixels, as the reference study does: the whole hand stays in view."""
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    resample = Image.Resampling[interpolation.upper()]
+    return np.asarray(Image.fromarray(pixels).resize((size, size), resample))
+
+
+def view_of(pixels: Pixels, view: View) -> Pixels:
+    """Picture itself, or its mirror image: the same letter, signed by the other hand."""
+    return pixels if view == "original" else pixels[:, ::-1]
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableError(
+            f"too many pixels ({image.width}x{image.height} = {image.width * image.height:,}, "
+            f"at most {MAX_PIXELS:,} are read)"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip instead of scale
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        raise UnreadableError("floating-point pixels have no agreed range; save it with 8 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

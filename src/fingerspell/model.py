@@ -1,0 +1,205 @@
+"""A trained model: load its folder, and name the letters on pictures. Needs onnxruntime, no torch.
+
+model/  model.onnx        RGB uint8 pictures (N, size, size, 3) -> probabilities (N, labels); preprocessing inside
+        head.safetensors  the trained part alone
+        model.json        labels, input, and where it all came from (``Card``)
+        README.md         the same for people
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from fingerspell import images
+from fingerspell.errors import ModelError, UnreadableError
+from fingerspell.images import Interpolation
+from fingerspell.streams import batched, ordered_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from fingerspell.images import Pixels, View
+
+    Probabilities = NDArray[np.float32]
+
+FORMAT = 1
+_BATCH = 32
+
+
+@checked_dataclass(frozen=True)
+class Card:
+    """What a model folder says of itself, in ``model.json``.
+
+    Attributes
+    ----------
+    format : int
+        Version of this file.
+    name : str
+    labels : tuple of str
+        Meaning of the outputs, in order.
+    size : int
+        Side of the input in pixels.
+    interpolation : str
+        How pictures are resized to it.
+    backbone : dict
+        Name, digest of the weights, preprocessing.
+    head : str
+    trained_on : dict
+        Archive, digest of its pictures, split protocol, numbers of pictures.
+    scores : dict
+        As in ``metrics.json``.
+    notes : tuple of str
+        What a user must know, licences included.
+    """
+
+    format: int
+    name: str
+    labels: tuple[str, ...]
+    size: int
+    interpolation: Interpolation
+    backbone: dict[str, Any]
+    head: str
+    trained_on: dict[str, Any]
+    scores: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+_CARD = TypeAdapter(Card)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Letter on one picture, its probability, and the runner-up's."""
+
+    id: str
+    letter: str
+    probability: float
+    runner_up: str
+    runner_up_probability: float
+
+
+class Model:
+    """A loaded model.
+
+    Attributes
+    ----------
+    card : Card
+        What the model's folder says of it.
+    """
+
+    def __init__(self, card: Card, session: onnxruntime.InferenceSession) -> None:
+        self.card = card
+        self._session = session
+
+    def prepare(self, data: bytes, view: View = "original") -> Pixels:
+        """Network input (size, size, 3) from the bytes of a picture file.
+
+        Raises
+        ------
+        UnreadableError
+            If the bytes are no readable picture.
+        """
+        pixels = images.resize(images.decode(data).pixels, self.card.size, self.card.interpolation)
+        return images.view_of(pixels, view)
+
+    def probabilities(self, pictures: Pixels) -> Probabilities:
+        """Probabilities (N, labels) of prepared pictures (N, size, size, 3)."""
+        result: Probabilities = self._session.run(None, {"pictures": pictures})[0]
+        return result
+
+    def stream(
+        self,
+        files: Iterable[tuple[str, bytes]],
+        on_unreadable: Callable[[str, str], None],
+        view: View = "original",
+    ) -> Iterator[tuple[str, Probabilities]]:
+        """Id and probabilities (labels,) of each picture, in order, in bounded memory.
+
+        Parameters
+        ----------
+        files
+            Id and bytes of each picture.
+        on_unreadable
+            Called with id and reason for each picture that cannot be decoded; the others go on.
+        view
+            "mirrored" looks at the mirror images.
+        """
+        for batch in batched(self._prepared(files, on_unreadable, view), _BATCH):
+            probabilities = self.probabilities(np.stack([pixels for _, pixels in batch]))
+            yield from zip([name for name, _ in batch], probabilities, strict=True)
+
+    def _prepared(
+        self, files: Iterable[tuple[str, bytes]], on_unreadable: Callable[[str, str], None], view: View
+    ) -> Iterator[tuple[str, Pixels]]:
+        def prepare(file: tuple[str, bytes]) -> tuple[str, Pixels | UnreadableError]:
+            name, data = file
+            try:
+                return name, self.prepare(data, view)
+            except UnreadableError as error:
+                return name, error
+
+        for name, pixels in ordered_map(prepare, files):
+            if isinstance(pixels, UnreadableError):
+                on_unreadable(name, str(pixels))
+            else:
+                yield name, pixels
+
+
+def load_model(path: Path | str) -> Model:
+    """Load a model folder, or the one inside a run's folder.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing, damaged, or of another version.
+    """
+    folder = Path(path)
+    if (folder / "model" / "model.json").exists():
+        folder = folder / "model"
+    for name in ("model.json", "model.onnx"):
+        if not (folder / name).exists():
+            raise ModelError(
+                f"{folder}: no {name} in this folder, so it is not a model. Expected the folder of a finished run "
+                "(runs/<name>) or the model folder inside it."
+            )
+    try:
+        card = _CARD.validate_json((folder / "model.json").read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(
+            f"{folder / 'model.json'}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}. "
+            "The file was changed or cut; train or copy the model again."
+        ) from error
+    if card.format != FORMAT:
+        raise ModelError(
+            f"{folder}: the model has format {card.format}, this version of fingerspell reads {FORMAT}. "
+            "Use the version that made it, or train it again."
+        )
+    return Model(card, _session(folder / "model.onnx"))
+
+
+def predictions(ids: Sequence[str], probabilities: Probabilities, labels: Sequence[str]) -> list[Prediction]:
+    """Best and second-best letter of each picture, from probabilities (N, labels)."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return [
+        Prediction(name, labels[first], float(row[first]), labels[second], float(row[second]))
+        for name, row, (first, second) in zip(ids, probabilities, order[:, :2], strict=True)
+    ]
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone: its warnings speak of graph internals
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common class but this one
+        raise ModelError(f"{path}: not a readable ONNX file ({error}). Train or copy the model again.") from error

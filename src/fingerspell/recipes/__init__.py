@@ -1,0 +1,184 @@
+"""Recipes: every number of a run, one frozen dataclass a stage.
+
+``real`` and ``synthetic`` (the .toml files beside this one) are the two runs of the reference study. A recipe file may
+leave out what has a default here; the one that a run writes down is complete.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, field
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fingerspell.errors import RecipeError
+from fingerspell.images import Interpolation
+
+Protocol = Literal["first-per-class", "folders", "random", "blocks", "groups"]
+InputScale = Literal["native", "unit"]
+HeadKind = Literal["mlp", "linear"]
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SplitOptions:
+    """How pictures are divided into train, validation and test; see ``splits.py`` for the protocols."""
+
+    protocol: Protocol = "first-per-class"
+    test_per_class: Count = 100  # first-per-class
+    folds: Annotated[int, Field(ge=2)] = 5  # random, blocks, groups: the test set is one of so many parts
+    fold: Annotated[int, Field(ge=0)] = 0  # ... this one
+    guard: Annotated[int, Field(ge=0)] = 30  # blocks: frames left out on each side of a cut; a second of video
+    groups: str | None = None  # groups: FILE.csv or FILE.csv:COLUMN, on disk or in the archive
+    sample: Count | None = None  # training and validation pictures; None: all
+    validation: Share = 0.2
+    reference_leak: bool = False  # first-per-class: leave the test pictures in the pool, as the study's code did
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FeatureOptions:
+    """Which backbone sees the pictures, and how; None for the backbone's own."""
+
+    backbone: str = "vgg16"
+    weights: str | None = None  # safetensors file; None: timm's hub, or the installed package
+    size: Annotated[int, Field(ge=16, le=2048)] | None = None
+    interpolation: Interpolation | None = None
+    input_scale: InputScale = "native"
+    mirrored: bool = True  # train on mirrored views too, which stand for the other hand
+
+
+@dataclass(frozen=True, config=_STRICT)
+class MlpOptions:
+    """The study's head and how it is trained."""
+
+    hidden: tuple[Count, ...] = (256, 128)
+    epochs: Count = 5
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    learning_rate: Positive = 0.01
+    decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.9
+    decay_steps: Count = 10_000
+    patience: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LinearOptions:
+    """Softmax regression: the strengths (inverse L2 penalties) tried on validation."""
+
+    strengths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    iterations: Count = 200
+
+
+@dataclass(frozen=True, config=_STRICT)
+class HeadOptions:
+    """Which classifier sits on the features."""
+
+    kind: HeadKind = "mlp"
+    mlp: MlpOptions = field(default_factory=MlpOptions)
+    linear: LinearOptions = field(default_factory=LinearOptions)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Recipe:
+    """Everything that decides a run besides the archive."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    seed: Annotated[int, Field(ge=0)] = 0
+    split: SplitOptions = field(default_factory=SplitOptions)
+    features: FeatureOptions = field(default_factory=FeatureOptions)
+    head: HeadOptions = field(default_factory=HeadOptions)
+
+    def to_toml(self) -> str:
+        """Complete text of the recipe; a value of None is left out, as TOML has none."""
+        return tomli_w.dumps(_without_none(asdict(self)))
+
+
+_ADAPTER = TypeAdapter(Recipe)
+
+
+def names() -> list[str]:
+    """Names of the recipes in the box."""
+    return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Read a recipe by its name, or from a .toml file.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such recipe, it is not TOML, or a value is unknown or out of range.
+    """
+    if name_or_path in names():
+        text = (_folder() / f"{name_or_path}.toml").read_text("utf-8")
+    elif name_or_path.endswith(".toml") and Path(name_or_path).is_file():
+        text = Path(name_or_path).read_text("utf-8")
+    else:
+        raise RecipeError(f"no recipe {name_or_path!r}. Expected one of {', '.join(names())}, or a .toml file.")
+    try:
+        return _ADAPTER.validate_python(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{name_or_path}: not a TOML file ({error}).") from error
+    except ValidationError as error:
+        raise RecipeError(f"{name_or_path}: {_explain(error)}") from error
+
+
+def override(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    """Recipe with some values replaced, checked like a file.
+
+    Parameters
+    ----------
+    recipe
+        Where the other values come from.
+    values
+        Dotted name to value, such as ``{"split.sample": 26000, "head.mlp.epochs": 5}``; None keeps the recipe's own.
+
+    Raises
+    ------
+    RecipeError
+        If a value is unknown or out of range.
+    """
+    content: dict[str, Any] = asdict(recipe)
+    for name, value in values.items():
+        *path, last = name.split(".")
+        section = content
+        for step in path:
+            section = section[step]
+        if value is not None:
+            section[last] = value
+    try:
+        changed = _ADAPTER.validate_python(content)
+    except ValidationError as error:
+        raise RecipeError(_explain(error)) from error
+    if changed.head.kind == "linear" and values.get("head.mlp.epochs") is not None:
+        raise RecipeError(
+            "the linear head is fitted to the end and has no epochs. Leave --epochs out, or use --head mlp."
+        )
+    return changed
+
+
+def _folder() -> resources.abc.Traversable:
+    return resources.files(__name__)
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(step) for step in first["loc"])
+    return f"{place} = {first['input']!r}: {first['msg']}. Correct that value."
+
+
+def _without_none(content: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in content.items()
+        if value is not None
+    }

@@ -1,0 +1,16 @@
+"""Synthetic pictures of the manual alphabet: a 3-D hand, posed, lit and photographed.
+
+hand        skeleton: joints, bone lengths of a person, forward kinematics
+poses       the 26 letters as joint angles
+body        flesh: rounded cones around the bones
+raster      from cones to the surface a viewer sees
+shading     light and colour on that surface
+background  what stands behind the hand
+scene       one picture: all of the above, drawn at random
+generate    a data set in the layout of Lexset's "Synthetic ASL Alphabet"
+"""
+
+from fingerspell.rendering.generate import render_dataset
+from fingerspell.rendering.scene import render_blank, render_letter
+
+__all__ = ["render_blank", "render_dataset", "render_letter"]

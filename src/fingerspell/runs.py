@@ -1,0 +1,342 @@
+"""A run: one pass from an archive to a folder with a model and its report."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fingerspell import cache, evaluation, splits
+from fingerspell.alphabet import LETTERS
+from fingerspell.archive import open_archive
+from fingerspell.dataset import scan
+from fingerspell.errors import RunError, SplitError
+from fingerspell.files import write_text
+from fingerspell.images import decode
+from fingerspell.progress import silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fingerspell.archive import Archive
+    from fingerspell.backbones import Backbone
+    from fingerspell.dataset import Dataset
+    from fingerspell.evaluation import Answers
+    from fingerspell.features import Extraction, FeatureStore
+    from fingerspell.model import Card, Model
+    from fingerspell.progress import Progress
+    from fingerspell.recipes import Recipe
+    from fingerspell.splits import Split
+    from fingerspell.training import Trained
+
+_ENOUGH_TO_TEST = 5  # pictures a letter in a test folder, below which it is a sample and no test set
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run or evaluation: its folder, and what ``metrics.json`` holds."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    seconds: dict[str, float]
+    extraction: Extraction | None = None
+
+
+@dataclass
+class _Clock:
+    """Seconds that each stage took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+def recipe_for(dataset: Dataset) -> str:
+    """Name of the recipe that fits a data set's layout: one with its own test folder of some size is `synthetic`."""
+    tests = [p for p in dataset.pictures if p.part == "test" and p.label in LETTERS]
+    return "synthetic" if len(tests) >= _ENOUGH_TO_TEST * len({p.label for p in tests}) > 0 else "real"
+
+
+def train(
+    source: Path | str,
+    *,
+    recipe: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+    on_progress: Progress = silent,
+) -> Run:
+    """Run a recipe on an archive: scan, split, extract, train, export, evaluate, report.
+
+    Parameters
+    ----------
+    source
+        Zip file, tar file or folder with one folder a letter.
+    recipe
+        Name or .toml file; None chooses by the layout of the archive.
+    overrides
+        Values that replace the recipe's, by dotted name (``{"split.sample": 26000}``).
+    out
+        Folder of the run; None for ``runs/<recipe>-<digest>``, which the same archive and recipe always share.
+    overwrite
+        Replace the files of a finished run in that folder.
+    on_progress
+        Told of every step.
+
+    Raises
+    ------
+    FingerspellError
+        A subclass says which stage could not do its work; nothing that was there before is lost.
+    """
+    from fingerspell.backbones import load_backbone
+    from fingerspell.exporting import write_model
+    from fingerspell.features import open_store
+    from fingerspell.recipes import load_recipe, override
+    from fingerspell.reporting import write_report
+
+    clock = _Clock()
+    with open_archive(source) as archive:
+        with clock.stage("scan"):
+            dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
+        chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides or {})
+        split = _split(archive, dataset, chosen)
+        with clock.stage("backbone"):
+            backbone = load_backbone(
+                chosen.features.backbone,
+                weights=Path(chosen.features.weights) if chosen.features.weights else None,
+                size=chosen.features.size,
+                interpolation=chosen.features.interpolation,
+                input_scale=chosen.features.input_scale,
+            )
+        digest = _digest(chosen, dataset, backbone)
+        folder = out or Path("runs") / f"{chosen.name}-{digest[:8]}"
+        _prepare_folder(folder, overwrite=overwrite)
+        write_text(folder / "recipe.toml", chosen.to_toml())
+        write_text(folder / "split.csv", split.to_csv())
+        with open_store(cache.features_folder(), backbone) as store:
+            with clock.stage("features"):
+                extraction = _extract(archive, split, backbone, store, chosen, on_progress)
+            with clock.stage("head"):
+                trained, answers = _train_head(store, split, chosen, on_progress)
+        write_text(folder / "history.csv", _history_csv(trained.history))
+        summary = evaluation.summarise(
+            answers,
+            trained.history,
+            model=folder.name,
+            measured_on=f"{len(split.test):,} test pictures of {dataset.name}, split {chosen.split.protocol}",
+            split=_split_facts(split, chosen),
+            unreadable=sum(bool(p.problem) for p in dataset.pictures if p.label in LETTERS),
+        )
+        with clock.stage("export"):
+            write_model(
+                folder / "model", backbone, trained.head, _card(folder.name, chosen, dataset, backbone, summary)
+            )
+        evaluation.write(folder, answers, summary)
+        write_text(folder / "timing.json", _timing(clock, extraction))
+        write_report(folder, lambda name: decode(archive.read(name)).pixels)
+    return Run(folder, summary, clock.seconds, extraction)
+
+
+def evaluate(
+    model: Model,
+    source: Path | str,
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    on_progress: Progress = silent,
+) -> Run:
+    """Score a model on every good picture of letters in an archive, and write metrics, figures and a report.
+
+    Parameters
+    ----------
+    model
+        As ``load_model`` gives it.
+    source
+        Zip file, tar file or folder with one folder a letter.
+    out
+        Folder of the results; None for ``runs/<model>-on-<archive>``.
+    overwrite
+        Replace the files of a finished evaluation in that folder.
+    on_progress
+        Told of every step.
+    """
+    from fingerspell.reporting import write_report
+
+    clock = _Clock()
+    with open_archive(source) as archive:
+        with clock.stage("scan"):
+            dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
+        pictures = dataset.letters()
+        folder = out or Path("runs") / f"{model.card.name}-on-{Path(dataset.name).stem}"
+        _prepare_folder(folder, overwrite=overwrite)
+        with clock.stage("recognition"):
+            answers = evaluation.answer(model, archive, pictures, on_progress=on_progress)
+        summary = evaluation.summarise(
+            answers,
+            model=model.card.name,
+            measured_on=f"{len(pictures):,} pictures of {dataset.name}, trained on {model.card.trained_on['archive']}",
+            unreadable=sum(bool(p.problem) for p in dataset.pictures if p.label in LETTERS),
+        )
+        evaluation.write(folder, answers, summary)
+        write_text(folder / "timing.json", _timing(clock, None))
+        write_report(folder, lambda name: decode(archive.read(name)).pixels)
+    return Run(folder, summary, clock.seconds)
+
+
+def _split(archive: Archive, dataset: Dataset, recipe: Recipe) -> Split:
+    pictures = dataset.letters()
+    groups = _groups(archive, recipe.split.groups, [p.id for p in pictures]) if recipe.split.groups else None
+    return splits.split_pictures(pictures, recipe.split, seed=recipe.seed, groups=groups)
+
+
+def _groups(archive: Archive, source: str, ids: list[str]) -> dict[str, str]:
+    """Groups from ``FILE[:COLUMN]``, a file on disk or in the archive."""
+    members = {member.name for member in archive.members}
+    file, _, column = source.rpartition(":")
+    if Path(source).is_file() or source in members:
+        file, column = source, ""
+    if Path(file).is_file():
+        text = Path(file).read_text("utf-8")
+    elif file in members:
+        text = archive.read(file).decode("utf-8")
+    else:
+        raise SplitError(
+            f"groups file {file or source!r}: found neither on disk nor in {archive.path.name}. "
+            "Expected a csv file: --groups FILE.csv or FILE.csv:COLUMN."
+        )
+    return splits.read_groups(text, column or None, ids)
+
+
+def _extract(
+    archive: Archive, split: Split, backbone: Backbone, store: FeatureStore, recipe: Recipe, on_progress: Progress
+) -> Extraction:
+    """Features of every picture in every view that training or a score needs, whatever the seed."""
+    from fingerspell.features import extract
+    from fingerspell.images import VIEWS
+
+    wanted = [
+        (split.test, VIEWS),
+        ((*split.train, *split.validation), VIEWS if recipe.features.mirrored else VIEWS[:1]),
+    ]
+    first, second = (
+        extract(archive, pictures, backbone, store, views=views, on_progress=on_progress) for pictures, views in wanted
+    )
+    return first + second
+
+
+def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: Progress) -> tuple[Trained, Answers]:
+    """Head trained on train and validation; the test pictures are looked at once, when it is done."""
+    import torch
+
+    from fingerspell.heads import probabilities
+    from fingerspell.images import VIEWS
+    from fingerspell.training import Examples, train_linear, train_mlp
+
+    labels = tuple(letter for letter in LETTERS if letter in {p.label for p in split.train})
+
+    def examples(pictures: splits.Pictures, *, mirrored: bool) -> Examples:
+        targets = np.array([labels.index(p.label) for p in pictures], np.int64)
+        return Examples(store.load(pictures, VIEWS if mirrored else VIEWS[:1]), targets)
+
+    train_on = examples(split.train, mirrored=recipe.features.mirrored)
+    choose_on = examples(split.validation, mirrored=False)
+    if recipe.head.kind == "mlp":
+        trained = train_mlp(
+            train_on,
+            choose_on,
+            classes=len(labels),
+            options=recipe.head.mlp,
+            seed=recipe.seed,
+            on_progress=on_progress,
+        )
+    else:
+        trained = train_linear(
+            train_on, choose_on, classes=len(labels), options=recipe.head.linear, on_progress=on_progress
+        )
+    test = torch.from_numpy(store.load(split.test, VIEWS))
+    original, mirrored = (probabilities(trained.head, test[:, view]).numpy() for view in range(len(VIEWS)))
+    return trained, evaluation.Answers(split.test, labels, original, mirrored)
+
+
+def _prepare_folder(folder: Path, *, overwrite: bool) -> None:
+    """Make the folder, or take one that an unfinished run left. Its report is written last and so marks it finished."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    report = folder / "report.html"
+    if not (folder / "recipe.toml").exists() and not (folder / "metrics.json").exists():
+        raise RunError(
+            f"{folder}: this folder holds something that is no run ({next(folder.iterdir()).name}, ...). "
+            "Choose another folder with --out; nothing was changed."
+        )
+    if report.exists() and not overwrite:
+        raise RunError(
+            f"{folder}: a finished run is already there; see {report}. "
+            "To do it again give --overwrite, to keep both give another --out."
+        )
+    report.unlink(missing_ok=True)
+
+
+def _digest(recipe: Recipe, dataset: Dataset, backbone: Backbone) -> str:
+    """Digest of all that decides the run's numbers: recipe, pictures, weights (not the path they lie at)."""
+    facts = asdict(recipe)
+    facts["features"]["weights"] = backbone.identity
+    text = json.dumps([facts, dataset.digest], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _split_facts(split: Split, recipe: Recipe) -> dict[str, Any]:
+    return {
+        "protocol": recipe.split.protocol,
+        "train": len(split.train),
+        "validation": len(split.validation),
+        "test": len(split.test),
+        "reference_leak": recipe.split.reference_leak,
+        "duplicates_dropped": split.duplicates_dropped,
+        "notes": list(split.notes),
+    }
+
+
+def _card(name: str, recipe: Recipe, dataset: Dataset, backbone: Backbone, summary: dict[str, Any]) -> Card:
+    from fingerspell.model import FORMAT, Card
+
+    return Card(
+        format=FORMAT,
+        name=name,
+        labels=tuple(letter for letter in LETTERS if letter in summary["labels"]),
+        size=backbone.preprocessing.size,
+        interpolation=backbone.preprocessing.interpolation,
+        backbone=json.loads(backbone.identity),
+        head=recipe.head.kind,
+        trained_on={"archive": dataset.name, "pictures_sha256": dataset.digest} | summary["split"],
+        scores=summary["scores"],
+        notes=(
+            "The licences of the pictures and of the pretrained weights hold for this model too: check them before "
+            "you pass it on.",
+        ),
+    )
+
+
+def _history_csv(history: list[dict[str, float]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()
+
+
+def _timing(clock: _Clock, extraction: Extraction | None) -> str:
+    """Seconds a stage; apart from the other files, which are the same in every run of one recipe."""
+    work = asdict(extraction) if extraction else {}
+    return json.dumps({"stages": {name: round(s, 3) for name, s in clock.seconds.items()}} | work, indent=1) + "\n"

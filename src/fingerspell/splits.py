@@ -1,0 +1,334 @@
+"""Named ways to divide a data set into train, validation and test.
+
+``first-per-class``  the reference study: the first pictures of each letter, in frame order, are the test set
+``folders``          the set's own train and test folders
+``random``           one of k random parts of each letter; the way that flatters
+``blocks``           one of k contiguous stretches of each letter's film, with a gap of unused frames around it
+``groups``           one of k sets of groups (signers), named in a csv file: nobody stands on both sides
+
+Everything is drawn from the seed. Whatever a protocol says, a picture whose bytes are in the test set is taken out of
+training and validation, and one whose bytes are in validation out of training.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import numpy as np
+
+from fingerspell.errors import SplitError
+
+if TYPE_CHECKING:
+    from fingerspell.dataset import Picture
+    from fingerspell.recipes import SplitOptions
+
+Role = Literal["train", "validation", "test"]
+Pictures = tuple["Picture", ...]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures of the three roles, each sorted as in the archive, and what a reader of the scores must know.
+
+    Attributes
+    ----------
+    train, validation, test : tuple of Picture
+        No picture, and no content, stands in two of them (but for ``reference_leak``).
+    duplicates_dropped : int
+        Pictures taken out because another role holds the same bytes.
+    notes : tuple of str
+        Plain sentences about this division.
+    """
+
+    train: Pictures
+    validation: Pictures
+    test: Pictures
+    duplicates_dropped: int = 0
+    notes: tuple[str, ...] = ()
+
+    def to_csv(self) -> str:
+        """Table id, label, sha256, role."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["id", "label", "sha256", "role"])
+        for role in ("train", "validation", "test"):
+            writer.writerows((p.id, p.label, p.sha256, role) for p in getattr(self, role))
+        return text.getvalue()
+
+
+def split_pictures(
+    pictures: Sequence[Picture], options: SplitOptions, *, seed: int, groups: Mapping[str, str] | None = None
+) -> Split:
+    """Divide good pictures of letters into train, validation and test.
+
+    Parameters
+    ----------
+    pictures
+        As ``Dataset.letters()`` gives them.
+    options
+        Protocol and its numbers.
+    seed
+        Of everything that is drawn, except which pictures ``sample`` takes: those are the same for every seed, and the
+        larger sample holds the smaller, so that features once computed serve again.
+    groups
+        Picture id to group, for the protocol ``groups``.
+
+    Raises
+    ------
+    SplitError
+        If the pictures lack what the protocol needs, or a letter would have no training, validation or test pictures.
+    """
+    if options.reference_leak and options.protocol != "first-per-class":
+        raise SplitError(
+            f"the reference leak is a mistake of the study's own split: it goes with first-per-class, "
+            f"not with {options.protocol}. Leave one of the two out."
+        )
+    if options.fold >= options.folds:
+        raise SplitError(f"fold {options.fold} of {options.folds}: they are numbered from 0 to {options.folds - 1}.")
+    rng = np.random.default_rng(seed)
+    division = _PROTOCOLS[options.protocol](pictures, options, rng, groups or {})
+    train, validation, notes = _fill(division, options, rng)
+    train, validation, dropped = _without_duplicates(train, validation, division.test, leak=options.reference_leak)
+    split = Split(
+        *(_sorted_as(pictures, role) for role in (train, validation, division.test)),
+        dropped,
+        (*division.notes, *notes),
+    )
+    _check(split, {picture.label for picture in pictures})
+    return split
+
+
+def read_groups(text: str, column: str | None, ids: Sequence[str]) -> dict[str, str]:
+    """Group of each picture from a csv file whose first column is the picture's path.
+
+    Parameters
+    ----------
+    text
+        Content of the file, with a header line.
+    column
+        Name of the column with the groups; None if the file has just one besides the path.
+    ids
+        Pictures that need a group.
+
+    Raises
+    ------
+    SplitError
+        If the column cannot be told, or a picture has no row.
+    """
+    rows = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"))))
+    header, body = (rows[0], rows[1:]) if rows else ([], [])
+    candidates = header[1:] if column is None else [name for name in header[1:] if name == column]
+    if len(candidates) != 1:
+        raise SplitError(
+            f"the groups file has the columns {', '.join(header) or 'none'}; expected the picture's path first and "
+            f"{'one column of groups' if column is None else f'a column {column!r}'}. "
+            "Name the column: --groups FILE:COLUMN."
+        )
+    place = header.index(candidates[0])
+    groups = {row[0]: row[place] for row in body if len(row) > place and row[place]}
+    absent = [picture_id for picture_id in ids if picture_id not in groups]
+    if absent:
+        raise SplitError(
+            f"{len(absent)} of {len(ids)} pictures have no group (the first: {absent[0]}). "
+            "Expected one row for each picture, its path written as in the archive."
+        )
+    return {picture_id: groups[picture_id] for picture_id in ids}
+
+
+@dataclass(frozen=True)
+class _Division:
+    """What a protocol decides: the test set, who may be trained on, and a validation set if it must be its own."""
+
+    test: list[Picture]
+    pool: list[Picture]
+    validation: list[Picture] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _first_per_class(
+    pictures: Sequence[Picture], options: SplitOptions, _rng: np.random.Generator, _groups: Mapping[str, str]
+) -> _Division:
+    own = [picture for picture in pictures if picture.part != "test"] or list(pictures)
+    test, rest = [], []
+    for letter in _by_letter(own, _frame_order):
+        test += letter[: options.test_per_class]
+        rest += letter[options.test_per_class :]
+    notes = []
+    if len(own) < len(pictures):
+        notes.append(f"{len(pictures) - len(own)} pictures of the set's own test folder are not used.")
+    if options.reference_leak:
+        notes.append("Reference leak: the test pictures were left in the training pool, as in the study's code.")
+    return _Division(test, own if options.reference_leak else rest, notes=tuple(notes))
+
+
+def _folders(
+    pictures: Sequence[Picture], _options: SplitOptions, _rng: np.random.Generator, _groups: Mapping[str, str]
+) -> _Division:
+    parts = {part: [p for p in pictures if p.part == part] for part in ("train", "validation", "test")}
+    if not parts["train"] or not parts["test"]:
+        raise SplitError(
+            f"split folders: the set has {len(parts['train'])} pictures under a train folder and {len(parts['test'])} "
+            "under a test folder; expected both. Choose another --split: first-per-class, random or blocks."
+        )
+    return _Division(parts["test"], parts["train"], parts["validation"] or None)
+
+
+def _random(
+    pictures: Sequence[Picture], options: SplitOptions, rng: np.random.Generator, _groups: Mapping[str, str]
+) -> _Division:
+    test, pool = [], []
+    for letter in _by_letter(pictures, lambda p: p.id):
+        parts = _parts([letter[i] for i in rng.permutation(len(letter))], options.folds)
+        test += parts.pop(options.fold)
+        pool += sum(parts, [])
+    return _Division(test, pool)
+
+
+def _blocks(
+    pictures: Sequence[Picture], options: SplitOptions, _rng: np.random.Generator, _groups: Mapping[str, str]
+) -> _Division:
+    own = [picture for picture in pictures if picture.part != "test"] or list(pictures)
+    unnumbered = next((picture for picture in own if picture.frame is None), None)
+    if unnumbered:
+        raise SplitError(
+            f"split blocks: {unnumbered.id} has no frame number at the end of its name, so its place in the film is "
+            "unknown. Choose another --split."
+        )
+    test, validation, pool = [], [], []
+    for letter in _by_letter(own, _frame_order):
+        parts = _parts(letter, options.folds)
+        held_out = parts[options.fold]
+        beside = parts[(options.fold + 1) % options.folds]
+        test += held_out
+        validation += _clear_of(beside, [held_out], options.guard)
+        others = [p for part in parts if part is not held_out and part is not beside for p in part]
+        pool += _clear_of(others, [held_out, beside], options.guard)
+    note = (
+        f"Test is stretch {options.fold} of {options.folds} of each letter's film, validation the one after it; "
+        f"frames within {options.guard} of a cut are not used."
+    )
+    return _Division(test, pool, validation, (note,))
+
+
+def _groups(
+    pictures: Sequence[Picture], options: SplitOptions, rng: np.random.Generator, groups: Mapping[str, str]
+) -> _Division:
+    if not groups:
+        raise SplitError("split groups needs to know who is who: give --groups FILE.csv[:COLUMN].")
+    names = sorted({groups[picture.id] for picture in pictures})
+    if len(names) < 3:
+        raise SplitError(
+            f"split groups: found {len(names)} group(s) ({', '.join(names)}); expected at least 3, one each for train, "
+            "validation and test."
+        )
+    parts = _parts([names[i] for i in rng.permutation(len(names))], min(options.folds, len(names)))
+    held_out, beside = parts[options.fold % len(parts)], parts[(options.fold + 1) % len(parts)]
+    test = [p for p in pictures if groups[p.id] in held_out]
+    validation = [p for p in pictures if groups[p.id] in beside]
+    pool = [p for p in pictures if groups[p.id] not in (*held_out, *beside)]
+    note = f"Test holds the group(s) {', '.join(sorted(held_out))}, validation {', '.join(sorted(beside))}."
+    return _Division(test, pool, validation, (note,))
+
+
+_PROTOCOLS: dict[
+    str, Callable[[Sequence[Picture], SplitOptions, np.random.Generator, Mapping[str, str]], _Division]
+] = {
+    "first-per-class": _first_per_class,
+    "folders": _folders,
+    "random": _random,
+    "blocks": _blocks,
+    "groups": _groups,
+}
+
+
+def _fill(
+    division: _Division, options: SplitOptions, rng: np.random.Generator
+) -> tuple[list[Picture], list[Picture], list[str]]:
+    """Training and validation pictures: a sample of the pool, and if the protocol set none aside, a share of it."""
+    pool, notes = _sample(division.pool, options.sample), []
+    if options.sample and options.sample > len(division.pool):
+        notes.append(f"The sample of {options.sample:,} is all of the {len(division.pool):,} pictures there are.")
+    if division.validation is not None:
+        return pool, division.validation, notes
+    train, validation = [], []
+    for letter in _by_letter(pool, lambda p: p.id):
+        shuffled = [letter[i] for i in rng.permutation(len(letter))]
+        count = max(1, round(options.validation * len(letter)))
+        validation += shuffled[:count]
+        train += shuffled[count:]
+    return train, validation, notes
+
+
+def _sample(pool: list[Picture], size: int | None) -> list[Picture]:
+    """Sample by digest of the id: random, the same for every seed, and each size within the next."""
+    if size is None or size >= len(pool):
+        return pool
+    return sorted(pool, key=lambda p: hashlib.sha256(p.id.encode()).digest())[:size]
+
+
+def _without_duplicates(
+    train: list[Picture], validation: list[Picture], test: list[Picture], *, leak: bool
+) -> tuple[list[Picture], list[Picture], int]:
+    """Take contents of test out of validation and train, and contents of validation out of train."""
+    in_test = set() if leak else {p.sha256 for p in test}
+    clean_validation = [p for p in validation if p.sha256 not in in_test]
+    taken = in_test | {p.sha256 for p in clean_validation}
+    clean_train = [p for p in train if p.sha256 not in taken]
+    return clean_train, clean_validation, len(train) + len(validation) - len(clean_train) - len(clean_validation)
+
+
+def _check(split: Split, letters: set[str]) -> None:
+    """Refuse a split in which a letter cannot be learnt or nothing can be measured."""
+    untaught = sorted(letters - {p.label for p in split.train})
+    if untaught:
+        raise SplitError(
+            f"the split leaves no training pictures for {', '.join(untaught)}. These letters have too few pictures: "
+            "take fewer for the test set (--test-per-class, --guard), raise --sample, or choose another --split."
+        )
+    for role in ("validation", "test"):
+        if not getattr(split, role):
+            raise SplitError(f"the split leaves no {role} pictures. Choose another --split or a larger share.")
+
+
+def _by_letter(pictures: Sequence[Picture], key: Callable[[Picture], object]) -> list[list[Picture]]:
+    """Pictures of each letter, A to Z, sorted by ``key``."""
+    letters: defaultdict[str, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        letters[picture.label].append(picture)
+    return [sorted(letters[label], key=key) for label in sorted(letters)]  # type: ignore[arg-type]
+
+
+def _frame_order(picture: Picture) -> tuple[bool, int, str]:
+    """Sort key: frame number, then name; pictures without a number come last."""
+    return picture.frame is None, _frame(picture), picture.id
+
+
+def _sorted_as(pictures: Sequence[Picture], some: list[Picture]) -> tuple[Picture, ...]:
+    """Some of the pictures, in the order of all."""
+    place = {picture.id: number for number, picture in enumerate(pictures)}
+    return tuple(sorted(some, key=lambda picture: place[picture.id]))
+
+
+def _parts(items: list[Item], count: int) -> list[list[Item]]:
+    """Cut a list into ``count`` contiguous parts of nearly equal length."""
+    cuts = [len(items) * i // count for i in range(count + 1)]
+    return [items[start:end] for start, end in pairwise(cuts)]
+
+
+def _clear_of(pictures: list[Picture], blocks: list[list[Picture]], guard: int) -> list[Picture]:
+    """Pictures more than ``guard`` frames away from every block (each sorted by frame)."""
+    spans = [(_frame(block[0]) - guard, _frame(block[-1]) + guard) for block in blocks if block]
+    return [p for p in pictures if not any(low <= _frame(p) <= high for low, high in spans)]
+
+
+def _frame(picture: Picture) -> int:
+    """Frame number of a picture that is known to have one."""
+    return picture.frame if picture.frame is not None else -1
