@@ -31,7 +31,7 @@ _ENCRYPTED = 0x1  # bit 0 of a zip entry's general purpose flags (APPNOTE 4.4.4)
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file of an archive: path inside it ("/" between parts), declared bytes, why it cannot be read ("": it can)."""
+    """One file of an archive: its path ("/" between parts), declared bytes, why it cannot be read ("": it can)."""
 
     name: str
     size: int
@@ -83,7 +83,7 @@ class Archive(ABC):
     @abstractmethod
     def _open(self, name: str) -> IO[bytes]: ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a folder has nothing to close
         """Close the file behind the archive."""
 
     def __enter__(self) -> Self:
@@ -102,7 +102,7 @@ class ZipArchive(Archive):
             self._zip = zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:
             raise ArchiveError(
-                f"{path}: not a whole zip file ({_reason(error)}). It was probably cut while downloading; fetch it again."
+                f"{path}: not a whole zip file ({_reason(error)}). Probably cut while downloading: fetch it again."
             ) from error
         infos = [info for info in self._zip.infolist() if not info.is_dir()]
         self._infos = {_clean(info.filename): info for info in infos}  # of two entries of one name the last one counts
@@ -127,7 +127,7 @@ class TarArchive(Archive):
             infos = [info for info in self._tar.getmembers() if not info.isdir()]
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             raise ArchiveError(
-                f"{path}: not a whole tar file ({_reason(error)}). It was probably cut while downloading; fetch it again."
+                f"{path}: not a whole tar file ({_reason(error)}). Probably cut while downloading: fetch it again."
             ) from error
         self._infos = {_clean(info.name): info for info in infos}
         self.members = tuple(Member(name, i.size, _tar_problem(name, i)) for name, i in self._infos.items())

@@ -83,7 +83,7 @@ class Backbone(nn.Module):
     def __init__(self, name: str, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.name = name
-        self.network = network.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
         self.preprocessing = preprocessing
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
@@ -169,7 +169,7 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
     except (OSError, RuntimeError, ValueError) as error:
         raise BackboneError(
             f"the weights of backbone {name!r} cannot be fetched from the model hub ({_first_line(error)}). "
-            f"Give a local file (--weights FILE.safetensors), or use --backbone {EMBEDDED}, whose weights are installed."
+            f"Give a local file (--weights FILE.safetensors), or --backbone {EMBEDDED}, whose weights are installed."
         ) from error
     if isinstance(network, VGG):
         # The study stops at the last convolution; timm would go on through the classifier's first two layers.
@@ -221,8 +221,8 @@ def _load_file(network: nn.Module, path: Path, name: str) -> dict[str, object]:
 
 def _classifier(network: nn.Module) -> tuple[str, ...]:
     """Prefixes of the tensors that a file may hold and a backbone leaves out."""
-    named = network.pretrained_cfg["classifier"]  # type: ignore[index]  # timm: one name or, for distilled networks, several
-    return tuple(f"{name}." for name in ([named] if isinstance(named, str) else named)) + ("pre_logits.",)
+    named = network.pretrained_cfg["classifier"]  # type: ignore[index]  # one name; several in distilled networks
+    return ("pre_logits.", *(f"{name}." for name in ([named] if isinstance(named, str) else named)))
 
 
 def _convention(path: Path, text: str) -> dict[str, object]:

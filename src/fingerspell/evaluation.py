@@ -69,7 +69,7 @@ def answer(model: Model, archive: Archive, pictures: Sequence[Picture], *, on_pr
 def summarise(answers: Answers, history: list[dict[str, float]] | None = None, **facts: Any) -> dict[str, Any]:
     """Everything that ``metrics.json`` holds: scores, letters, confusions, remarks.
 
-    ``history`` is the training's, for the remarks; ``facts`` (model, measured_on, split, unreadable) are passed through.
+    ``history`` is the training's, for the remarks; ``facts`` (model, measured_on, split, unreadable) pass through.
     """
     true = np.array([picture.label for picture in answers.pictures])
     predicted = _best(answers.original, answers.labels)

@@ -84,27 +84,22 @@ def _readme(card: Card) -> str:
     low, high = score["accuracy_interval"]
     static = card.scores.get("static_letters")
     trained, backbone = card.trained_on, card.backbone
-    lines = [
-        f"# {card.name}",
-        "",
-        "Recognises held letters of the ASL manual alphabet (fingerspelling) on single pictures. J and Z are drawn in "
-        "the air: on a still picture they are a guess.",
-        "",
-        f"- **Trained on** {trained['train']:,} pictures of `{trained['archive']}` (split `{trained['protocol']}`, "
-        f"{trained['validation']:,} more for validation).",
-        f"- **Accuracy** {score['accuracy']:.3f} [{low:.3f}, {high:.3f}] on {score['pictures']:,} test pictures of "
-        f"{len(card.labels)} letters"
-        + (f"; {static['accuracy']:.3f} on the 24 that are held still." if static else ".")
-        + " That is a score on pictures like those it was trained on. On other people expect much less, and measure: "
-        "`fingerspell evaluate <this folder> <archive>`.",
-        f"- **Input** RGB uint8 pictures of shape (batch, {card.size}, {card.size}, 3), resized with "
-        f"{card.interpolation} interpolation; the rest of the preprocessing is inside `model.onnx`.",
-        f"- **Output** probabilities of {', '.join(card.labels)}, in this order.",
-        f"- **Network** {backbone['backbone']} (frozen, weights sha256 `{backbone['weights'][:16]}`) with a "
-        f"{card.head} head.",
-        *(f"- {note}" for note in card.notes),
-        "",
-        "Not for: sentences, other sign languages, identifying people, or any decision about a person.",
-        "",
-    ]
-    return "\n".join(lines)
+    static_too = f"; {static['accuracy']:.3f} on the 24 that are held still" if static else ""
+    notes = "".join(f"- {note}\n" for note in card.notes)
+    return f"""# {card.name}
+
+Recognises held letters of the ASL manual alphabet (fingerspelling) on single pictures. J and Z are drawn in the air: on
+a still picture they are a guess.
+
+- **Trained on** {trained["train"]:,} pictures of `{trained["archive"]}` (split `{trained["protocol"]}`,
+  {trained["validation"]:,} more for validation).
+- **Accuracy** {score["accuracy"]:.3f} [{low:.3f}, {high:.3f}] on {score["pictures"]:,} test pictures of
+  {len(card.labels)} letters{static_too}. That is a score on pictures like those it was trained on. On other people
+  expect much less, and measure: `fingerspell evaluate <this folder> <archive>`.
+- **Input** RGB uint8 pictures of shape (batch, {card.size}, {card.size}, 3), resized with {card.interpolation}
+  interpolation; the rest of the preprocessing is inside `model.onnx`.
+- **Output** probabilities of {", ".join(card.labels)}, in this order.
+- **Network** {backbone["backbone"]} (frozen, weights sha256 `{backbone["weights"][:16]}`) with a {card.head} head.
+{notes}
+Not for: sentences, other sign languages, identifying people, or any decision about a person.
+"""

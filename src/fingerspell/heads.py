@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +23,7 @@ def mlp_head(dimension: int, hidden: Sequence[int], classes: int) -> nn.Sequenti
     """
     layers: list[nn.Module] = [nn.BatchNorm1d(dimension, eps=1e-3, momentum=0.01)]
     widths = [dimension, *hidden, classes]
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         linear = nn.Linear(inputs, outputs)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)

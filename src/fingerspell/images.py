@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fingerspell.errors import UnreadableError
 
@@ -61,12 +61,12 @@ def decode(data: bytes) -> Decoded:
             return Decoded(np.asarray(_to_rgb(upright)), image.format or "")
     except UnreadableError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnreadableError("not a picture in a known format") from error
     except Image.DecompressionBombError as error:
         raise UnreadableError(f"too many pixels (at most {MAX_PIXELS:,} are read)") from error
     except Exception as error:  # Pillow's decoders raise errors of many types on damaged bytes
-        raise UnreadableError(f"damaged picture ({error or type(error).__name__})") from error
+        raise UnreadableError(f"damaged picture ({str(error) or type(error).__name__})") from error
 
 
 def resize(pixels: Pixels, size: int, interpolation: Interpolation) -> Pixels:

@@ -117,7 +117,7 @@ def mirrored_lower(metrics: Metrics) -> str | None:
         return None
     return (
         f"Mirrored test pictures reach {mirrored['accuracy']:.3f} against {scores['letters']['accuracy']:.3f}: "
-        "the other hand is recognised worse. Training with mirrored pictures may help."
+        "the other hand is recognised worse. If training saw no mirrored pictures, let it."
     )
 
 

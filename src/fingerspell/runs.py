@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fingerspell.splits import Split
     from fingerspell.training import Trained
 
+_LICENCES = "The licences of the training pictures and of the pretrained weights may bind this model too: check them."
 _ENOUGH_TO_TEST = 5  # pictures a letter in a test folder, below which it is a sample and no test set
 
 
@@ -321,10 +322,7 @@ def _card(name: str, recipe: Recipe, dataset: Dataset, backbone: Backbone, summa
         head=recipe.head.kind,
         trained_on={"archive": dataset.name, "pictures_sha256": dataset.digest} | summary["split"],
         scores=summary["scores"],
-        notes=(
-            "The licences of the pictures and of the pretrained weights hold for this model too: check them before "
-            "you pass it on.",
-        ),
+        notes=(_LICENCES,),
     )
 
 

@@ -16,9 +16,9 @@ import csv
 import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
@@ -26,8 +26,12 @@ import numpy as np
 from fingerspell.errors import SplitError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from fingerspell.dataset import Picture
     from fingerspell.recipes import SplitOptions
+
+    _Protocol = Callable[[Sequence[Picture], SplitOptions, np.random.Generator, Mapping[str, str]], "_Division"]
 
 Role = Literal["train", "validation", "test"]
 Pictures = tuple["Picture", ...]
@@ -97,11 +101,8 @@ def split_pictures(
     division = _PROTOCOLS[options.protocol](pictures, options, rng, groups or {})
     train, validation, notes = _fill(division, options, rng)
     train, validation, dropped = _without_duplicates(train, validation, division.test, leak=options.reference_leak)
-    split = Split(
-        *(_sorted_as(pictures, role) for role in (train, validation, division.test)),
-        dropped,
-        (*division.notes, *notes),
-    )
+    in_order = partial(_sorted_as, pictures)
+    split = Split(in_order(train), in_order(validation), in_order(division.test), dropped, (*division.notes, *notes))
     _check(split, {picture.label for picture in pictures})
     return split
 
@@ -184,11 +185,12 @@ def _folders(
 def _random(
     pictures: Sequence[Picture], options: SplitOptions, rng: np.random.Generator, _groups: Mapping[str, str]
 ) -> _Division:
-    test, pool = [], []
+    test: list[Picture] = []
+    pool: list[Picture] = []
     for letter in _by_letter(pictures, lambda p: p.id):
         parts = _parts([letter[i] for i in rng.permutation(len(letter))], options.folds)
         test += parts.pop(options.fold)
-        pool += sum(parts, [])
+        pool += chain.from_iterable(parts)
     return _Division(test, pool)
 
 
@@ -238,9 +240,7 @@ def _groups(
     return _Division(test, pool, validation, (note,))
 
 
-_PROTOCOLS: dict[
-    str, Callable[[Sequence[Picture], SplitOptions, np.random.Generator, Mapping[str, str]], _Division]
-] = {
+_PROTOCOLS: dict[str, _Protocol] = {
     "first-per-class": _first_per_class,
     "folders": _folders,
     "random": _random,

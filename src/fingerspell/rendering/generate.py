@@ -19,8 +19,8 @@ from PIL import Image, PngImagePlugin
 from fingerspell.alphabet import LETTERS
 from fingerspell.errors import RunError
 from fingerspell.files import write_bytes
-from fingerspell.parallel import processors
 from fingerspell.rendering.scene import render_blank, render_letter
+from fingerspell.streams import processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
