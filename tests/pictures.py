@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from fingerspell.alphabet import LETTERS
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-Colour = str | tuple[int, ...] | int
+    from numpy.typing import NDArray
+
+    Content = str | tuple[int, ...] | int | NDArray[np.generic]  # a colour, or the pixels themselves
 
 
 def encode(image: Image.Image, form: str, **options: Any) -> bytes:
@@ -27,14 +30,18 @@ def encode(image: Image.Image, form: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def jpeg(colour: Colour = "red", size: tuple[int, int] = (8, 8), **options: Any) -> bytes:
-    """One-coloured JPEG of ``size`` (width, height)."""
-    return encode(Image.new("RGB", size, colour), "JPEG", **options)
+def jpeg(content: Content = "red", size: tuple[int, int] = (8, 8), **options: Any) -> bytes:
+    """JPEG of one colour and ``size`` (width, height), or of pixels."""
+    return encode(_image(content, size, "RGB"), "JPEG", **options)
 
 
-def png(colour: Colour = "red", size: tuple[int, int] = (8, 8), mode: str = "RGB", **options: Any) -> bytes:
-    """One-coloured PNG of ``size`` (width, height)."""
-    return encode(Image.new(mode, size, colour), "PNG", **options)
+def png(content: Content = "red", size: tuple[int, int] = (8, 8), mode: str = "RGB", **options: Any) -> bytes:
+    """PNG of one colour and ``size`` (width, height), or of pixels."""
+    return encode(_image(content, size, mode), "PNG", **options)
+
+
+def _image(content: Content, size: tuple[int, int], mode: str) -> Image.Image:
+    return Image.fromarray(content) if isinstance(content, np.ndarray) else Image.new(mode, size, content)
 
 
 def numbered(number: int) -> bytes:

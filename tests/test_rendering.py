@@ -198,7 +198,7 @@ def test_hand_is_in_the_picture(letter: str) -> None:
         surface = draw_hand(letter, rng, draw_view(rng), 96)
         assert 0.05 < surface.mask.mean() < 0.6
         digits = set(np.unique(surface.part[surface.part >= 2]).tolist())
-        assert len(digits) >= 4  # of five: one may hide behind the others
+        assert len(digits) >= 3  # of five: those behind may hide, as the closed fingers of H do
 
 
 def test_every_fingertip_lies_inside_the_picture() -> None:
@@ -273,23 +273,22 @@ def test_layout_and_names(tmp_path: Path) -> None:
 def test_same_seed_same_bytes_and_more_pictures_extend_the_set(tmp_path: Path) -> None:
     small, large, other = tmp_path / "small", tmp_path / "large", tmp_path / "other"
     render_dataset(small, train_per_letter=1, test_per_letter=0, size=16, blank=False)
-    # 54 pictures: enough for the pool of processes, which must draw the same ones.
-    render_dataset(large, train_per_letter=1, test_per_letter=1, size=16)
+    # 81 pictures: enough for the pool of processes, which must draw the same ones.
+    render_dataset(large, train_per_letter=2, test_per_letter=1, size=16)
     render_dataset(other, train_per_letter=1, test_per_letter=0, size=16, blank=False, seed=1)
     assert files(small).items() < files(large).items()
     assert not files(small).keys() & files(other).keys()
-    assert len(set(files(large).values())) == 54
+    assert len(set(files(large).values())) == 81
 
 
 def test_resume_leaves_existing_pictures_alone(tmp_path: Path) -> None:
-    draw = {"train_per_letter": 1, "test_per_letter": 0, "size": 16}
-    render_dataset(tmp_path, **draw)
+    render_dataset(tmp_path, train_per_letter=1, test_per_letter=0, size=16)
     whole = files(tmp_path)
     lost, *kept = sorted(tmp_path.rglob("*.png"))
     lost.unlink()
     (lost.parent / f".{lost.name}.x1").write_bytes(b"half a picture")  # what a killed run leaves
     times = [path.stat().st_mtime_ns for path in kept]
-    assert render_dataset(tmp_path, **draw) == 1
+    assert render_dataset(tmp_path, train_per_letter=1, test_per_letter=0, size=16) == 1
     assert [path.stat().st_mtime_ns for path in kept] == times
     assert files(tmp_path) == whole
 
@@ -312,12 +311,11 @@ def test_foreign_folder_is_refused(tmp_path: Path, foreign: str, message: str) -
     assert path.read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("change", [{"size": 24}, {"seed": 3}])
-def test_another_seed_or_size_is_not_mixed_in(tmp_path: Path, change: dict[str, int]) -> None:
-    draw = {"train_per_letter": 1, "test_per_letter": 0, "size": 16, "seed": 0}
-    render_dataset(tmp_path, **draw, blank=False)
+@pytest.mark.parametrize(("size", "seed"), [(24, 0), (16, 3)])
+def test_another_seed_or_size_is_not_mixed_in(tmp_path: Path, size: int, seed: int) -> None:
+    render_dataset(tmp_path, train_per_letter=1, test_per_letter=0, size=16, seed=0)
     with pytest.raises(RunError, match="16x16, fingerspell renderer 1, seed 0; expected"):
-        render_dataset(tmp_path, **{**draw, **change}, blank=False)
+        render_dataset(tmp_path, train_per_letter=1, test_per_letter=0, size=size, seed=seed)
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:

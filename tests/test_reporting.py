@@ -204,6 +204,7 @@ def test_page_holds_the_numbers(full: Report) -> None:
         "[0.676, 0.716]",
         "0.654",  # mirrored
         "0.679",
+        "accuracy on 2,600 mirrored pictures",
         "Weakest letters: <U> & R.",
         "index and middle finger up",  # why U and R look alike
         "0.120",
@@ -248,11 +249,12 @@ def test_page_escapes_what_it_quotes(full: Report) -> None:
     assert len(full.page.images()) == 4
 
 
-def test_second_report_is_the_same_byte_for_byte(full: Report, tmp_path: Path) -> None:
-    again = report(write_run(tmp_path, LETTERS))
-    files = sorted(path.relative_to(full.folder) for path in full.folder.rglob("*") if path.is_file())
-    assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert all((full.folder / name).read_bytes() == (again.folder / name).read_bytes() for name in files)
+def test_second_report_is_the_same_byte_for_byte(folder: Path) -> None:
+    def written() -> dict[Path, bytes]:
+        write_report(folder, open_picture)
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    assert written() == written()
 
 
 def test_evaluation_without_pictures(folder: Path) -> None:
@@ -274,7 +276,7 @@ def test_evaluation_without_pictures(folder: Path) -> None:
     ):
         assert expected in page.text, expected
     assert "static letters" not in page.text.partition("What these numbers mean")[0]
-    assert "Mirrored" not in page.text
+    assert "irrored" not in page.text
     assert {path.name for path in (folder / "figures").iterdir()} == {"confusion.png", "per_letter.png"}
     assert len(page.images()) == 2
 
@@ -391,9 +393,8 @@ def test_confusion_of_any_number_of_labels(size: int) -> None:
     assert len(texts(figure)) == size
 
 
-@pytest.mark.parametrize("count", [999, 99999])
-def test_confusion_counts_stay_in_their_cells(count: int) -> None:
-    figure = confusion_figure(LETTERS, (np.eye(26, dtype=int) * count).tolist())
+def test_confusion_counts_stay_in_their_cells() -> None:
+    figure = confusion_figure(LETTERS, np.diag([999, 99999] * 13).tolist())
     png(figure)
     axes = figure.axes[0]
     cell = axes.get_window_extent().width / 26

@@ -7,16 +7,19 @@ harm; it is still listed as a problem, because whoever made it did not make an h
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self, cast
 
 from fingerspell.errors import ArchiveError, UnreadableError
 
@@ -27,6 +30,21 @@ if TYPE_CHECKING:
 MAX_MEMBER_BYTES = 64 * 2**20
 
 _ENCRYPTED = 0x1  # bit 0 of a zip entry's general purpose flags (APPNOTE 4.4.4)
+
+# What zipfile, tarfile and the decompressors raise on damaged bytes.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
+
+_ZIP_MAGIC = (b"PK\x03\x04",)
+_TAR_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # gz, bz2, xz: a cut one is still known for what it was
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +86,7 @@ class Archive(ABC):
         try:
             with self._open(name) as file:
                 data = file.read(MAX_MEMBER_BYTES + 1)
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
+        except _DAMAGE as error:
             raise UnreadableError(f"damaged in the archive ({_reason(error)})") from error
         except (NotImplementedError, RuntimeError) as error:  # zipfile's words for method and password
             raise UnreadableError(f"cannot be unpacked ({_reason(error)})") from error
@@ -100,7 +118,7 @@ class ZipArchive(Archive):
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
+        except (*_DAMAGE, NotImplementedError) as error:
             raise ArchiveError(
                 f"{path}: not a whole zip file ({_reason(error)}). Probably cut while downloading: fetch it again."
             ) from error
@@ -123,9 +141,12 @@ class TarArchive(Archive):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._tar = tarfile.open(path, "r:*")  # noqa: SIM115 - closed by close()
-            infos = [info for info in self._tar.getmembers() if not info.isdir()]
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            with ExitStack() as opened:
+                self._tar = opened.enter_context(tarfile.open(path, "r:*"))
+                infos = [info for info in self._tar.getmembers() if not info.isdir()]
+                _check_end(self._tar)
+                opened.pop_all()  # from here on closed by close()
+        except _DAMAGE as error:
             raise ArchiveError(
                 f"{path}: not a whole tar file ({_reason(error)}). Probably cut while downloading: fetch it again."
             ) from error
@@ -136,7 +157,7 @@ class TarArchive(Archive):
     def _open(self, name: str) -> IO[bytes]:
         file = self._tar.extractfile(self._infos[name])
         if file is None:
-            raise UnreadableError("not a regular file")
+            raise tarfile.ReadError("not a regular file")
         return file
 
     def close(self) -> None:
@@ -149,14 +170,15 @@ class FolderArchive(Archive):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        stats = {file.relative_to(path).as_posix(): file.stat() for file in _files(path)}
+        self._paths = {_clean(file.relative_to(path).as_posix()): file for file in _files(path)}
+        stats = {name: file.stat() for name, file in self._paths.items()}
         self.members = tuple(Member(name, stat.st_size, _problem(name, stat.st_size)) for name, stat in stats.items())
         self.fingerprint = _fingerprint(
             path, (f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats.items())
         )
 
     def _open(self, name: str) -> IO[bytes]:
-        return (self.path / name).open("rb")
+        return self._paths[name].open("rb")
 
 
 def open_archive(path: Path | str) -> Archive:
@@ -174,19 +196,33 @@ def open_archive(path: Path | str) -> Archive:
         raise ArchiveError(f"{path}: there is no such file or folder. Check the path.")
     if path.stat().st_size == 0:
         raise ArchiveError(f"{path}: the file is empty. Expected a zip file, a tar file or a folder of pictures.")
-    if zipfile.is_zipfile(path) or _starts_with(path, b"PK"):
+    if _starts_with(path, _ZIP_MAGIC):
         return ZipArchive(path)
-    if tarfile.is_tarfile(path) or _starts_with(path, b"\x1f\x8b"):
+    if _starts_with(path, _TAR_MAGIC) or tarfile.is_tarfile(path):
         return TarArchive(path)
+    if zipfile.is_zipfile(path):  # something before the first entry, as in a program that unpacks itself
+        return ZipArchive(path)
     raise ArchiveError(
         f"{path}: neither a zip file nor a tar file nor a folder. Pack the class folders (A/, B/, ...) as one of these."
     )
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=_refuse):
         folders.sort()
         yield from (file for name in sorted(names) if (file := Path(root, name)).is_file())
+
+
+def _refuse(error: OSError) -> None:
+    raise ArchiveError(f"{error.filename}: the folder cannot be listed ({error.strerror}). Check its permissions.")
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Refuse a file without the zeros that end a tar file: tarfile takes a cut or damaged header for the end."""
+    file = cast("IO[bytes]", tar.fileobj)
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"no header and no end of the archive at byte {tar.offset:,}")
 
 
 def _clean(name: str) -> str:
@@ -225,6 +261,9 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _starts_with(path: Path, magic: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(magic)) == magic
+def _starts_with(path: Path, magics: tuple[bytes, ...]) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(8).startswith(magics)
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot be opened ({error.strerror}). Check its permissions.") from error

@@ -29,15 +29,20 @@ if TYPE_CHECKING:
 # A run goes on without its bad pictures while they are at most this share: beyond it the archive itself is broken.
 MAX_BAD_SHARE = 0.10
 
+# Files read before their turn: enough to keep every processor busy, and few enough to hold if all were large.
+_AHEAD = 32
+
 # Part of the key under which a scan is remembered: raise it whenever a row would come out different.
 _SCAN_VERSION = 1
 
-_PART = re.compile(r"(?:^|[\W_])(train|test|val)(?:ing|id|idation)?(?:$|[\W_])", re.IGNORECASE)
+_PART = re.compile(r"(?<![^\W_])(train|test|val)(?:ing|id|idation)?(?![^\W_])", re.IGNORECASE)
 _PARTS = {"train": "train", "test": "test", "val": "validation"}
 
 # `A123`, `img_0007`, `7`: what a camera or a frame extractor writes. Not the digits at the end of a uuid or a hash.
-_FRAME = re.compile(r"(\d{1,9})$")
-_HEXADECIMAL = re.compile(r"^(?=.*[a-f])[0-9a-f-]{16,}$", re.IGNORECASE)
+_FRAME = re.compile(r"(?<!\d)(\d{1,18})$")
+_RANDOM = re.compile(
+    r"(?<![0-9a-z])(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?=\d*[a-f]\d*[a-f])[0-9a-f]{16,})$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +162,10 @@ def scan(archive: Archive, *, memory: Path | None = None, on_progress: Progress 
     DatasetError
         If the archive holds no picture, or one class under two spellings ("a" and "A").
     """
+    name = archive.path.absolute().name  # "." has no name
     remembered = memory / f"{archive.fingerprint}-{_SCAN_VERSION}.json" if memory else None
     if remembered and remembered.exists():
-        return _from_json(archive.path.name, remembered.read_text("utf-8"))
+        return _from_json(name, remembered.read_text("utf-8"))
     members, ignored = sort_out(archive.members)
     if not members:
         raise DatasetError(
@@ -168,10 +174,10 @@ def scan(archive: Archive, *, memory: Path | None = None, on_progress: Progress 
         )
     labels = _labels([member.name for member in members])
     pictures = []
-    for picture in ordered_map(_examine, _read(archive, members, labels)):
+    for picture in ordered_map(_examine, _read(archive, members, labels), ahead=_AHEAD):
         pictures.append(picture)
         on_progress("Reading pictures", len(pictures), len(members))
-    dataset = Dataset(archive.path.name, tuple(pictures), ignored)
+    dataset = Dataset(name, tuple(pictures), ignored)
     if remembered:
         write_text(remembered, _to_json(dataset))
     return dataset
@@ -184,8 +190,10 @@ def sort_out(members: Iterable[Member]) -> tuple[list[Member], dict[str, int]]:
         path = PurePosixPath(member.name)
         if "__MACOSX" in path.parts:
             ignored["__MACOSX"] += 1
-        elif path.name.startswith(".") or path.suffix.lower() not in images.SUFFIXES:
+        elif path.suffix.lower() not in images.SUFFIXES:
             ignored[path.suffix.lower() or path.name] += 1
+        elif any(step.startswith(".") and step != ".." for step in path.parts):
+            ignored["hidden"] += 1
         else:
             pictures.append(member)
     return pictures, dict(ignored)
@@ -210,11 +218,22 @@ def _labels(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 def _label(path: PurePosixPath, classes: Mapping[PurePosixPath, int]) -> tuple[str, str]:
     root = max(path.parent.parents, key=lambda folder: classes.get(folder, 0), default=None)
     if root is not None and classes.get(root, 0):
-        above, name = root, path.relative_to(root).parts[0]
-    else:  # the Kaggle set's test folder is flat: A_test.jpg, B_test.jpg, ...
-        above, name = path.parent, path.stem.removesuffix("_test") if path.stem.endswith("_test") else ""
-    part = _PART.search(above.as_posix())
-    return label_of(name) or "", _PARTS[part[1].lower()] if part else ""
+        label = label_of(path.relative_to(root).parts[0])
+    else:
+        root, label = path.parent, None
+    if label is None and path.stem.lower().endswith("_test"):
+        # The Kaggle set's test folder is flat: A_test.jpg, B_test.jpg, ...
+        root, label = path.parent, label_of(path.stem[: -len("_test")])
+    return label or "", _part(root)
+
+
+def _part(folder: PurePosixPath) -> str:
+    """Part that the deepest folder of a path names; one that names two ("train_test_split") names none."""
+    for step in reversed(folder.parts):
+        parts = {_PARTS[part.lower()] for part in _PART.findall(step)}
+        if len(parts) == 1:
+            return parts.pop()
+    return ""
 
 
 def _refuse_two_spellings(folder: PurePosixPath, names: Iterable[str]) -> None:
@@ -260,7 +279,7 @@ def _examine(row: tuple[Picture, bytes]) -> Picture:
 
 def _frame(name: str) -> int | None:
     stem = PurePosixPath(name).stem
-    number = None if _HEXADECIMAL.match(stem) else _FRAME.search(stem)
+    number = None if _RANDOM.search(stem) else _FRAME.search(stem)
     return int(number[1]) if number else None
 
 

@@ -30,7 +30,7 @@ VIEWS: tuple[View, ...] = get_args(View)
 MAX_PIXELS = 64_000_000
 
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"])
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ def decode(data: bytes) -> Decoded:
     """
     if not data:
         raise UnreadableError("empty file (0 bytes)")
+    Image.init()  # once; without it only the commonest formats can be asked for
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image)
@@ -63,7 +64,7 @@ def decode(data: bytes) -> Decoded:
         raise
     except UnidentifiedImageError as error:
         raise UnreadableError("not a picture in a known format") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableError(f"too many pixels (at most {MAX_PIXELS:,} are read)") from error
     except Exception as error:  # Pillow's decoders raise errors of many types on damaged bytes
         raise UnreadableError(f"damaged picture ({str(error) or type(error).__name__})") from error

@@ -128,7 +128,7 @@ def validation_above_test(metrics: Metrics, history: History) -> str | None:
         return None
     return (
         f"Validation accuracy reached {validation:.3f} but test accuracy {test:.3f}: validation pictures are nearer "
-        "neighbours of the training pictures than the test pictures are. Trust the test figure."
+        "neighbours of the training pictures than the test pictures are. The validation figure flatters."
     )
 
 

@@ -88,15 +88,20 @@ def split_pictures(
     Raises
     ------
     SplitError
-        If the pictures lack what the protocol needs, or a letter would have no training, validation or test pictures.
+        If the pictures lack what the protocol needs, a letter would have no training pictures, or validation or test
+        would be empty.
     """
     if options.reference_leak and options.protocol != "first-per-class":
         raise SplitError(
             f"the reference leak is a mistake of the study's own split: it goes with first-per-class, "
             f"not with {options.protocol}. Leave one of the two out."
         )
-    if options.fold >= options.folds:
-        raise SplitError(f"fold {options.fold} of {options.folds}: they are numbered from 0 to {options.folds - 1}.")
+    _check_fold(options.fold, options.folds)
+    if options.folds < 3 and options.protocol in ("blocks", "groups"):
+        raise SplitError(
+            f"split {options.protocol}: found {options.folds} folds; expected at least 3, one each for train, "
+            "validation and test. Raise folds in the recipe."
+        )
     rng = np.random.default_rng(seed)
     division = _PROTOCOLS[options.protocol](pictures, options, rng, groups or {})
     train, validation, notes = _fill(division, options, rng)
@@ -154,17 +159,21 @@ class _Division:
     notes: tuple[str, ...] = ()
 
 
+def _without_test_folder(pictures: Sequence[Picture]) -> tuple[list[Picture], list[str]]:
+    """Pictures outside the set's own test folder (all, if there are no others), and a note if some are left out."""
+    own = [picture for picture in pictures if picture.part != "test"] or list(pictures)
+    left_out = len(pictures) - len(own)
+    return own, [f"{left_out} pictures of the set's own test folder are not used."] if left_out else []
+
+
 def _first_per_class(
     pictures: Sequence[Picture], options: SplitOptions, _rng: np.random.Generator, _groups: Mapping[str, str]
 ) -> _Division:
-    own = [picture for picture in pictures if picture.part != "test"] or list(pictures)
+    own, notes = _without_test_folder(pictures)
     test, rest = [], []
     for letter in _by_letter(own, _frame_order):
         test += letter[: options.test_per_class]
         rest += letter[options.test_per_class :]
-    notes = []
-    if len(own) < len(pictures):
-        notes.append(f"{len(pictures) - len(own)} pictures of the set's own test folder are not used.")
     if options.reference_leak:
         notes.append("Reference leak: the test pictures were left in the training pool, as in the study's code.")
     return _Division(test, own if options.reference_leak else rest, notes=tuple(notes))
@@ -197,7 +206,7 @@ def _random(
 def _blocks(
     pictures: Sequence[Picture], options: SplitOptions, _rng: np.random.Generator, _groups: Mapping[str, str]
 ) -> _Division:
-    own = [picture for picture in pictures if picture.part != "test"] or list(pictures)
+    own, notes = _without_test_folder(pictures)
     unnumbered = next((picture for picture in own if picture.frame is None), None)
     if unnumbered:
         raise SplitError(
@@ -213,11 +222,11 @@ def _blocks(
         validation += _clear_of(beside, [held_out], options.guard)
         others = [p for part in parts if part is not held_out and part is not beside for p in part]
         pool += _clear_of(others, [held_out, beside], options.guard)
-    note = (
+    notes.append(
         f"Test is stretch {options.fold} of {options.folds} of each letter's film, validation the one after it; "
         f"frames within {options.guard} of a cut are not used."
     )
-    return _Division(test, pool, validation, (note,))
+    return _Division(test, pool, validation, tuple(notes))
 
 
 def _groups(
@@ -232,7 +241,8 @@ def _groups(
             "validation and test."
         )
     parts = _parts([names[i] for i in rng.permutation(len(names))], min(options.folds, len(names)))
-    held_out, beside = parts[options.fold % len(parts)], parts[(options.fold + 1) % len(parts)]
+    _check_fold(options.fold, len(parts))
+    held_out, beside = parts[options.fold], parts[(options.fold + 1) % len(parts)]
     test = [p for p in pictures if groups[p.id] in held_out]
     validation = [p for p in pictures if groups[p.id] in beside]
     pool = [p for p in pictures if groups[p.id] not in (*held_out, *beside)]
@@ -283,6 +293,11 @@ def _without_duplicates(
     taken = in_test | {p.sha256 for p in clean_validation}
     clean_train = [p for p in train if p.sha256 not in taken]
     return clean_train, clean_validation, len(train) + len(validation) - len(clean_train) - len(clean_validation)
+
+
+def _check_fold(fold: int, folds: int) -> None:
+    if fold >= folds:
+        raise SplitError(f"fold {fold} of {folds}: they are numbered from 0 to {folds - 1}.")
 
 
 def _check(split: Split, letters: set[str]) -> None:

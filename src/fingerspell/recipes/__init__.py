@@ -25,7 +25,7 @@ HeadKind = Literal["mlp", "linear"]
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -119,14 +119,14 @@ def load_recipe(name_or_path: str) -> Recipe:
         If there is no such recipe, it is not TOML, or a value is unknown or out of range.
     """
     if name_or_path in names():
-        text = (_folder() / f"{name_or_path}.toml").read_text("utf-8")
+        data = (_folder() / f"{name_or_path}.toml").read_bytes()
     elif name_or_path.endswith(".toml") and Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text("utf-8")
+        data = Path(name_or_path).read_bytes()
     else:
         raise RecipeError(f"no recipe {name_or_path!r}. Expected one of {', '.join(names())}, or a .toml file.")
     try:
-        return _ADAPTER.validate_python(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        return _ADAPTER.validate_python(tomllib.loads(data.decode("utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{name_or_path}: not a TOML file ({error}).") from error
     except ValidationError as error:
         raise RecipeError(f"{name_or_path}: {_explain(error)}") from error
@@ -152,7 +152,7 @@ def override(recipe: Recipe, values: dict[str, Any]) -> Recipe:
         *path, last = name.split(".")
         section = content
         for step in path:
-            section = section[step]
+            section = section.setdefault(step, {})  # an unknown name is refused below, like one in a file
         if value is not None:
             section[last] = value
     try:
@@ -173,7 +173,19 @@ def _folder() -> resources.abc.Traversable:
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(step) for step in first["loc"])
+    if first["type"] == "missing":
+        return f"{place} is missing. Add that value."
+    if first["type"] == "unexpected_keyword_argument":
+        return f"{place} is unknown; expected one of {', '.join(_known(first['loc'][:-1]))}. Correct that name."
     return f"{place} = {first['input']!r}: {first['msg']}. Correct that value."
+
+
+def _known(place: tuple[int | str, ...]) -> list[str]:
+    """Names of the values in a section of a recipe."""
+    section: Any = asdict(Recipe("any"))
+    for step in place:
+        section = section[step]
+    return list(section)
 
 
 def _without_none(content: dict[str, Any]) -> dict[str, Any]:

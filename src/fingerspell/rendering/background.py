@@ -48,7 +48,7 @@ def _blurred_shapes(rng: np.random.Generator, size: int) -> FloatMap:
     """Draw a room out of focus."""
     picture = _shapes(rng, size, number=int(rng.integers(4, 14)))
     blurred = picture.filter(ImageFilter.GaussianBlur(size * rng.uniform(0.02, 0.06)))
-    return np.asarray(blurred, np.float32) / 255
+    return np.asarray(blurred, np.float32) / np.float32(255)
 
 
 def _clutter(rng: np.random.Generator, size: int) -> FloatMap:
@@ -58,7 +58,7 @@ def _clutter(rng: np.random.Generator, size: int) -> FloatMap:
     for _ in range(rng.integers(0, 10)):
         ends = tuple((rng.uniform(0, 1, 4) * size).tolist())
         pen.line(ends, fill=_ink(rng), width=max(1, round(size * rng.uniform(0.005, 0.03))))
-    return np.asarray(picture, np.float32) / 255
+    return np.asarray(picture, np.float32) / np.float32(255)
 
 
 def _shapes(rng: np.random.Generator, size: int, number: int) -> Image.Image:

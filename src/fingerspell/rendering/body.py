@@ -37,7 +37,7 @@ class Body:
     dorsal
         Shape (n, 3): unit vector out of the back of each cone.
     part
-        Shape (n,): the palm, the sleeve, or a digit counted from `FIRST_DIGIT`.
+        Shape (n,): the palm, the sleeve, or a digit counted from ``FIRST_DIGIT``.
     nail
         Shape (n,): whether the cone ends in a fingernail.
     """

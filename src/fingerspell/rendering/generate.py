@@ -87,7 +87,7 @@ def render_dataset(
     Raises
     ------
     RunError
-        If `out` holds anything but such a data set of the same seed and size.
+        If ``out`` holds anything but such a data set of the same seed and size.
     """
     _check_folder(out, seed, size)
     items = [

@@ -56,8 +56,9 @@ class Finger(NamedTuple):
 class Thumb(NamedTuple):
     """Joint angles of the thumb in degrees.
 
-    The metacarpal leans `radial` out of the hand's side and `palmar` out of the palm; `pronation` turns the thumb about
-    its own length: at 0 it bends out of the palm, at 90 across it, near 180 back into it. `mcp` and `ip` are flexions.
+    The metacarpal leans ``radial`` out of the hand's side and ``palmar`` out of the palm; ``pronation`` turns the
+    thumb about its own length: at 0 it bends out of the palm, at 90 across it, near 180 back into it. ``mcp`` and
+    ``ip`` are flexions.
     """
 
     radial: float

@@ -1,6 +1,6 @@
 """The 26 letters of the American manual alphabet as joint angles, and how two people's differ.
 
-All angles are degrees. A pose is that of a right hand; how each joint turns is told in `fingerspell.rendering.hand`.
+All angles are degrees. A pose is that of a right hand; how each joint turns is told in ``fingerspell.rendering.hand``.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ POSES: dict[str, Pose] = {
         Finger(4, 6, 4, -10),
         Finger(76, 92, 55, 4),
     ),
-    # One finger: index hooked (X), index up in mid-zigzag (Z), with the thumb out (L); little finger up (I), in mid-hook
+    # One finger: index hooked (X), up in mid-zigzag (Z), with the thumb out (L); little finger up (I), in mid-hook
     # with the palm turning to the signer (J), with the thumb out (Y).
     "X": Pose(Thumb(25, 43, 88, 35, 56), Finger(22, 98, 58), FIST, FIST, FIST_LITTLE, yaw=-35),
     "Z": Pose(Thumb(17, 42, 92, 25, 62), UP, FIST, FIST, FIST_LITTLE, pitch=25, roll=-30),

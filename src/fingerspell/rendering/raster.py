@@ -50,7 +50,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class _Patch:
-    """What one cone shows on its window of the grid: heights (`_FAR` where it misses) and layers.
+    """What one cone shows on its window of the grid: heights (``_FAR`` where it misses) and layers.
 
     The layers are what is blended between cones: 1, the normal's three shares, back, nail.
     """
@@ -81,14 +81,15 @@ def rasterise(body: Body, side: int, blend: float) -> Surface:
         if patches:
             window = _hull([patch.window for patch in patches])
             top, sums = _union(patches, window, blend)
-            nearer = np.nonzero(top > height[window])  # a row of pixels: a part is slim in its window
-            mean = sums[:, *nearer]
-            pixels = nearer[0] + window[0].start, nearer[1] + window[1].start
-            part_seen[pixels] = part
-            height[pixels] = top[nearer] + np.float32(blend) * np.log(mean[0])
+            rows, columns = np.nonzero(top > height[window])  # a row of pixels: a part is slim in its window
+            mean = sums[:, rows, columns]
+            blended = top[rows, columns] + np.float32(blend) * np.log(mean[0])
+            rows, columns = rows + window[0].start, columns + window[1].start
+            part_seen[rows, columns] = part
+            height[rows, columns] = blended
             mean[1:4] /= np.maximum(np.sqrt(mean[1] ** 2 + mean[2] ** 2 + mean[3] ** 2), 1e-6)
             mean[4:] /= mean[0]
-            layers[:, *pixels] = mean
+            layers[:, rows, columns] = mean
     return Surface(height, layers[1:4], layers[4], layers[5], part_seen)
 
 
@@ -136,7 +137,7 @@ def _patch(body: Body, cone: int, side: int) -> _Patch | None:
 def _intersect(
     ends: NDArray[np.float64], radii: NDArray[np.float64], x: FloatMap, y: FloatMap
 ) -> tuple[FloatMap, FloatMap, FloatMap]:
-    """Share along the cone where rays along z meet it, their height there (`_FAR` for a miss), and the normal.
+    """Share along the cone where rays along z meet it, their height there (``_FAR`` for a miss), and the normal.
 
     A ball at the share t of the way reaches the height ``h(t) = z(t) + sqrt(q(t))`` over a pixel, with the quadratic
     ``q(t) = r(t)^2 - |pixel - centre(t)|^2 = a t^2 + 2 b t + c``. The cone's surface is the maximum of h over t in

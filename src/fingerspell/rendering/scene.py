@@ -77,7 +77,7 @@ def project(body: Body, joints: FloatArray, view: View, side: int) -> Body:
 
 
 def draw_hand(letter: str, rng: np.random.Generator, view: View, side: int) -> Surface:
-    """Surface of a random person's hand signing a letter, on a grid of `side` by `side` samples."""
+    """Surface of a random person's hand signing a letter, on a grid of ``side`` by ``side`` samples."""
     sleeve = bool(rng.random() < SLEEVED)
     proportions = draw_proportions(rng)
     pose = draw_pose(letter, rng)
@@ -94,7 +94,7 @@ def render_letter(letter: str, rng: np.random.Generator, size: int) -> ByteImage
     Parameters
     ----------
     letter
-        One of `fingerspell.alphabet.LETTERS`.
+        One of ``fingerspell.alphabet.LETTERS``.
     rng
         Source of all that varies: person, view, light, background, noise.
     size
@@ -132,4 +132,5 @@ def _photograph(linear: FloatMap, rng: np.random.Generator) -> ByteImage:
     blurred = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.004) * size))
     grain = rng.uniform(1, 5) * rng.standard_normal((size, size, 1), np.float32)
     colour_grain = 1.5 * rng.standard_normal((size, size, 3), np.float32)
-    return np.clip(np.asarray(blurred) + grain + colour_grain, 0, 255).astype(np.uint8)
+    noisy: FloatMap = np.asarray(blurred) + grain + colour_grain
+    return np.clip(noisy, 0, 255).astype(np.uint8)

@@ -99,30 +99,31 @@ def shade(surface: Surface, palette: Palette, light: Light, scale: float) -> Flo
     Shape (3, h, w).
     """
     colour = np.zeros_like(surface.normal)
-    hand = np.nonzero(surface.mask)  # a row of pixels: most of the picture is not hand
-    if not hand[0].size:
+    hand = np.flatnonzero(surface.mask)  # a row of pixels: most of the picture is not hand
+    if not hand.size:
         return colour
-    normal = surface.normal[:, *hand]
-    height = np.where(surface.mask, surface.height, surface.height[hand].min() - np.float32(20 * scale))
+    normal = surface.normal.reshape(3, -1)[:, hand]
+    floor = surface.height.flat[hand].min() - np.float32(20 * scale)
+    height = np.where(surface.mask, surface.height, floor)
     direction = light.direction.astype(np.float32)
     facing = direction @ normal
-    lit = _unshadowed(height, direction, scale)[hand]
+    lit = _unshadowed(height, direction, scale).flat[hand]
     # Light that enters skin leaves it nearby, red light farthest: the border of the shade is soft and reddish.
     wrap = np.array((0.35, 0.22, 0.18), np.float32)[:, None]
     lamp = np.clip((facing + wrap) / (1 + wrap), 0, 1) * lit
-    room = _openness(height, scale)[hand] * (0.55 + 0.45 * normal[2])
+    room = _openness(height, scale).flat[hand] * (0.55 + 0.45 * normal[2])
     gloss = 0.10 * np.clip(facing, 0, 1) ** 12 * lit
     intensity = _column(light.lamp) * lamp + _column(light.room) * room
-    colour[:, *hand] = _albedo(surface, hand, palette) * intensity + gloss
+    colour.reshape(3, -1)[:, hand] = _albedo(surface, hand, palette) * intensity + gloss
     return colour
 
 
-def _albedo(surface: Surface, hand: tuple[NDArray[np.intp], ...], palette: Palette) -> FloatMap:
+def _albedo(surface: Surface, hand: NDArray[np.intp], palette: Palette) -> FloatMap:
     """Linear RGB of skin, nails and cloth for the pixels of the hand; shape (3, pixels)."""
-    back = np.clip(0.9 * surface.back[hand] + 0.5, 0, 1)
+    back = np.clip(0.9 * surface.back.flat[hand] + 0.5, 0, 1)
     albedo = _column(palette.palm) + back * _column(palette.back - palette.palm)
-    albedo += surface.nail[hand] * (_column(palette.nail) - albedo)
-    return np.where(surface.part[hand] == SLEEVE, _column(palette.sleeve), albedo)
+    albedo += surface.nail.flat[hand] * (_column(palette.nail) - albedo)
+    return np.where(surface.part.flat[hand] == SLEEVE, _column(palette.sleeve), albedo)
 
 
 def _column(colour: FloatArray) -> FloatMap:
@@ -154,7 +155,7 @@ def _unshadowed(height: FloatMap, direction: FloatMap, scale: float) -> FloatMap
 
 
 def _blurred(values: FloatMap, radius: float) -> FloatMap:
-    """Mean over about `radius` pixels to each side, on a coarser grid: its cost does not grow with the radius."""
+    """Mean over about ``radius`` pixels to each side, on a coarser grid: its cost does not grow with the radius."""
     side = values.shape[0]
     coarse = max(1, min(side, round(2 * side / radius)))
     small = np.asarray(Image.fromarray(values).resize((coarse, coarse), Image.Resampling.BOX))

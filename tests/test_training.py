@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fingerspell.heads import linear_head, mlp_head, probabilities
+from fingerspell.recipes import LinearOptions, MlpOptions
+from fingerspell.training import Examples, train_linear, train_mlp
+
+OPTIONS = MlpOptions(hidden=(16, 8), epochs=6, batch_size=16)
+
+
+def examples(count: int, seed: int, *, classes: int = 4, spread: float = 0.5, views: int = 2) -> Examples:
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(classes, 10))
+    targets = rng.integers(classes, size=count)
+    noise = rng.normal(scale=spread, size=(count, views, 10))
+    return Examples((centres[targets][:, None] + noise).astype(np.float32), targets)
+
+
+TRAIN, VALIDATION, TEST = examples(400, 0), examples(100, 1), examples(200, 2)
+
+
+def accuracy(head: torch.nn.Module, some: Examples) -> float:
+    return float((probabilities(head, torch.from_numpy(some.features[:, 0])).numpy().argmax(1) == some.targets).mean())
+
+
+def test_mlp_learns_what_can_be_learnt() -> None:
+    trained = train_mlp(TRAIN, VALIDATION, classes=4, options=replace(OPTIONS, epochs=20), seed=0)
+    assert accuracy(trained.head, TEST) > 0.9
+    assert [row["epoch"] for row in trained.history] == list(range(1, 21))
+    assert trained.history[-1]["train_loss"] < trained.history[0]["train_loss"]
+    assert trained.history[-1]["validation_accuracy"] == pytest.approx(accuracy(trained.head, VALIDATION))
+
+
+def test_same_seed_same_numbers_other_seed_other_numbers() -> None:
+    runs = [train_mlp(TRAIN, VALIDATION, classes=4, options=OPTIONS, seed=seed) for seed in (3, 3, 4)]
+    assert runs[0].history == runs[1].history
+    assert runs[0].history != runs[2].history
+
+
+def test_learning_rate_decays_as_the_study_says() -> None:
+    """With a decay that is over at once, later epochs change nothing."""
+    options = replace(OPTIONS, decay_rate=1e-12, decay_steps=25, epochs=4)  # 25 steps are an epoch
+    history = train_mlp(TRAIN, VALIDATION, classes=4, options=options, seed=0).history
+    assert history[3]["train_loss"] == pytest.approx(history[2]["train_loss"], rel=1e-2)
+    constant = train_mlp(TRAIN, VALIDATION, classes=4, options=replace(options, decay_rate=1), seed=0).history
+    assert constant[3]["train_loss"] < 0.8 * history[3]["train_loss"]
+
+
+def test_every_view_is_trained_on() -> None:
+    """Views that mean different things are both learnt: one alone would leave the other at chance."""
+    train = examples(400, 0, views=1)
+    flipped = Examples(np.concatenate([train.features, -train.features], axis=1), train.targets)
+    head = train_mlp(flipped, VALIDATION, classes=4, options=replace(OPTIONS, epochs=40, hidden=(64, 32)), seed=0).head
+    mirrored = Examples(-TEST.features, TEST.targets)
+    assert min(accuracy(head, TEST), accuracy(head, mirrored)) > 0.8
+
+
+def test_patience_stops_and_keeps_the_best_epoch() -> None:
+    hopeless = replace(OPTIONS, epochs=200, patience=3, learning_rate=0.5)
+    noise = Examples(TRAIN.features, np.random.default_rng(5).integers(4, size=400))
+    trained = train_mlp(noise, VALIDATION, classes=4, options=hopeless, seed=0)
+    losses = [row["validation_loss"] for row in trained.history]
+    assert len(losses) == int(np.argmin(losses)) + 1 + 3
+    logits = trained.head(torch.from_numpy(VALIDATION.features[:, 0]))
+    kept = torch.nn.functional.cross_entropy(logits, torch.from_numpy(VALIDATION.targets)).item()
+    assert kept == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_last_batch_of_one_picture_does_no_harm() -> None:
+    one_over = Examples(TRAIN.features[:33], TRAIN.targets[:33])
+    trained = train_mlp(one_over, VALIDATION, classes=4, options=replace(OPTIONS, batch_size=32), seed=0)
+    assert np.isfinite(trained.history[-1]["train_loss"])
+
+
+def test_linear_head_chooses_the_strength_on_validation() -> None:
+    options = LinearOptions(strengths=(1.0, 1e-6, 1e-2))
+    trained = train_linear(TRAIN, VALIDATION, classes=4, options=options)
+    assert [row["strength"] for row in trained.history] == [1e-6, 1e-2, 1.0]
+    best = max(row["validation_accuracy"] for row in trained.history)
+    assert accuracy(trained.head, VALIDATION) == pytest.approx(best)
+    assert accuracy(trained.head, TEST) > 0.9
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_linear_head_agrees_with_scikit_learn(classes: int) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    some = examples(300, 7, classes=classes, views=1)
+    trained = train_linear(some, some, classes=classes, options=LinearOptions(strengths=(0.1,)))
+    flat = some.features[:, 0]
+    scaled = (flat - flat.mean(0)) / flat.std(0)
+    expected = LogisticRegression(C=0.1, max_iter=200).fit(scaled, some.targets).predict_proba(scaled)
+    np.testing.assert_allclose(probabilities(trained.head, torch.from_numpy(flat)), expected, atol=1e-2)
+
+
+def test_head_has_the_studys_layers() -> None:
+    head = mlp_head(512, (256, 128), 26)
+    kinds = [type(layer).__name__ for layer in head]
+    assert kinds == ["BatchNorm1d", "Linear", "ReLU", "Linear", "ReLU", "Linear"]
+    # Keras counts 2*2*512 + 512*256+256 + 256*128+128 + 128*26+26 parameters, moving averages included
+    own = sum(p.numel() for p in head.parameters()) + 2 * 512
+    assert own == 4 * 512 + 512 * 256 + 256 + 256 * 128 + 128 + 128 * 26 + 26
+
+
+def test_folded_standardisation_changes_nothing() -> None:
+    rng = np.random.default_rng(0)
+    weight, bias, mean, scale = (rng.normal(size=s).astype(np.float32) for s in ((3, 5), 3, 5, 5))
+    scale = np.abs(scale) + 0.1
+    x = rng.normal(size=(7, 5)).astype(np.float32)
+    logits = linear_head(weight, bias, mean, scale)(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(logits, ((x - mean) / scale) @ weight.T + bias, atol=1e-3)
