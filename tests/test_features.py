@@ -117,12 +117,12 @@ WRITER = textwrap.dedent(
     """
     import sys
     from pathlib import Path
+    from types import SimpleNamespace
     import numpy as np
     from fingerspell.features import open_store
-    from fingerspell.testing import fake_backbone
 
     folder, start = Path(sys.argv[1]), int(sys.argv[2])
-    with open_store(folder, fake_backbone()) as store:
+    with open_store(folder, SimpleNamespace(name="fake", identity=sys.argv[4], dimension=24)) as store:
         print("ready", flush=True)
         for number in range(start, start + int(sys.argv[3])):
             store.add([(f"{number:064x}", "original")], np.full((1, 24), number, np.float32))
@@ -131,7 +131,8 @@ WRITER = textwrap.dedent(
 
 
 def start_writer(folder: Path, start: int, count: int) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(start), str(count)], stdout=subprocess.PIPE)
+    arguments = [str(folder), str(start), str(count), fake_backbone().identity]
+    process = subprocess.Popen([sys.executable, "-c", WRITER, *arguments], stdout=subprocess.PIPE)
     assert process.stdout
     assert process.stdout.readline() == b"ready\n"
     return process

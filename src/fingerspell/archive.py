@@ -223,6 +223,8 @@ def _check_end(tar: tarfile.TarFile) -> None:
     file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"no header and no end of the archive at byte {tar.offset:,}")
+    while file.read(2**20):  # to the end: only there gz, bz2 and xz check their sums
+        pass
 
 
 def _clean(name: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fingerspell.errors import UnreadableError
 
@@ -30,6 +30,16 @@ VIEWS: tuple[View, ...] = get_args(View)
 MAX_PIXELS = 64_000_000
 
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"])
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 
@@ -58,8 +68,8 @@ def decode(data: bytes) -> Decoded:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image)
-            upright = ImageOps.exif_transpose(image)
-            return Decoded(np.asarray(_to_rgb(upright)), image.format or "")
+            image.load()
+            return Decoded(np.asarray(_to_rgb(_upright(image))), image.format or "")
     except UnreadableError:
         raise
     except UnidentifiedImageError as error:
@@ -89,6 +99,15 @@ def _check_size(image: Image.Image) -> None:
             f"too many pixels ({image.width}x{image.height} = {image.width * image.height:,}, "
             f"at most {MAX_PIXELS:,} are read)"
         )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF data say; ``ImageOps.exif_transpose`` would also rewrite them, and fail on damage."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 - of many types on damaged bytes; the pixels are good
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

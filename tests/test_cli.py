@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from conftest import noisy_picture
+from fingerspell import cli, runs
+from fingerspell.recipes import load_recipe
+from fingerspell.testing import fake_backbone
+from pictures import write_folder, write_zip
+
+SMALL = ["--test-per-class", "10", "--sample", "100", "--epochs", "10"]
+
+
+@pytest.fixture(autouse=True)
+def quick_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fingerspell.backbones.load_backbone", lambda _name, **_: fake_backbone())
+
+
+@pytest.fixture(scope="module")
+def trained(letters_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fingerspell.backbones.load_backbone", lambda _name, **_: fake_backbone())
+        patch.setenv("FINGERSPELL_CACHE", str(folder / "cache"))
+        overrides = {"split.test_per_class": 10, "split.sample": 100, "head.mlp.epochs": 12}
+        return runs.train(letters_zip, overrides=overrides, out=folder / "run").folder
+
+
+def command(*arguments: object, stdin: bytes | None = None) -> Any:
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments], input=stdin, catch_exceptions=True)
+
+
+def whole_program(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Exit status of ``fingerspell ARGUMENTS``, through the entry point."""
+    monkeypatch.setattr(sys, "argv", ["fingerspell", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def test_train_shows_scores_and_ends_with_the_report(letters_zip: Path, tmp_path: Path) -> None:
+    result = command("train", letters_zip, *SMALL, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "static letters" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"Report: {tmp_path / 'run' / 'report.html'}"
+    assert "Computing features" in result.stderr
+
+
+def test_train_as_json(letters_zip: Path, tmp_path: Path) -> None:
+    result = command("train", letters_zip, *SMALL, "--out", tmp_path / "run", "--json")
+    told = json.loads(result.stdout)
+    assert told["folder"] == str(tmp_path / "run")
+    assert told["scores"] == json.loads((tmp_path / "run" / "metrics.json").read_text())["scores"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "place"),
+    [
+        ("--sample", 100, "split.sample"),
+        ("--split", "random", "split.protocol"),
+        ("--fold", 2, "split.fold"),
+        ("--guard", 3, "split.guard"),
+        ("--groups", "signers.csv", "split.groups"),
+        ("--test-per-class", 7, "split.test_per_class"),
+        ("--backbone", "resnet50", "features.backbone"),
+        ("--weights", "w.safetensors", "features.weights"),
+        ("--size", 64, "features.size"),
+        ("--interpolation", "bicubic", "features.interpolation"),
+        ("--input-scale", "unit", "features.input_scale"),
+        ("--head", "linear", "head.kind"),
+        ("--epochs", 3, "head.mlp.epochs"),
+        ("--patience", 2, "head.mlp.patience"),
+        ("--seed", 11, "seed"),
+    ],
+)
+def test_every_option_reaches_its_place_in_the_recipe(
+    option: str, value: object, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("fingerspell.runs.train", lambda _archive, **options: given.update(options) or 1 / 0)
+    command("train", "x.zip", option, value)
+    assert given["overrides"][place] == value
+    assert [v for key, v in given["overrides"].items() if v is not None] == [value]
+
+
+def test_train_without_options_is_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("fingerspell.runs.train", lambda _archive, **options: given.update(options) or 1 / 0)
+    command("train", "x.zip")
+    from fingerspell.recipes import override
+
+    assert override(load_recipe("real"), given["overrides"]) == load_recipe("real")
+
+
+def test_failure_is_one_message_and_exit_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert whole_program("train", tmp_path / "none.zip", monkeypatch=monkeypatch) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("Error: ")
+    assert "none.zip: there is no such file or folder" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_missing_training_part_names_the_pip_line(
+    letters_zip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "fingerspell.runs", None)
+    assert whole_program("train", letters_zip, monkeypatch=monkeypatch) == 1
+    assert "pip install 'fingerspell[train]'" in capsys.readouterr().err
+
+
+def test_predict_names_letters_and_runners_up(trained: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path, {"one.png": noisy_picture("B", 500), "two.png": noisy_picture("U", 501)})
+    result = command("predict", trained, tmp_path / "one.png", tmp_path / "two.png")
+    assert result.exit_code == 0
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert [line[0] for line in lines] == [str(tmp_path / "one.png"), str(tmp_path / "two.png")]
+    assert [line[1].split()[0] for line in lines] == ["B", "U"]
+    assert all(float(line[1].split()[1]) > float(line[2].split()[1]) for line in lines)
+
+
+def test_predict_takes_folders_archives_and_stdin(trained: Path, tmp_path: Path) -> None:
+    pictures = {f"deep/er/{x}.png": noisy_picture(x, 600) for x in "ABJ"} | {"notes.txt": b"ignored"}
+    folder = write_folder(tmp_path / "folder", pictures)
+    archive = write_zip(tmp_path / "some.zip", pictures)
+    result = command("predict", trained, folder, archive, "-", "--json", stdin=noisy_picture("U", 601))
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["letter"] for row in rows] == ["A", "B", "J"] * 2 + ["U"]
+    assert rows[-1]["id"] == "stdin"
+    assert set(rows[0]) == {"id", "letter", "probability", "runner_up", "runner_up_probability"}
+
+
+def test_predict_names_what_it_cannot_read_and_goes_on(trained: Path, tmp_path: Path) -> None:
+    files = {"a.png": noisy_picture("A", 700), "b.png": b"", "../c.png": noisy_picture("A", 701), "d.png": b"\x89PNG"}
+    archive = write_zip(tmp_path / "some.zip", files)
+    result = command("predict", trained, archive, "--json")
+    assert result.exit_code == 1
+    assert [json.loads(line)["letter"] for line in result.stdout.splitlines()] == ["A"]
+    assert "b.png: empty file (0 bytes)" in result.stderr
+    assert "c.png: name points outside the archive" in result.stderr
+    assert "d.png: " in result.stderr
+
+
+def test_predict_needs_no_torch(trained: Path, tmp_path: Path) -> None:
+    import subprocess
+
+    write_folder(tmp_path, {"one.png": noisy_picture("B", 500)})
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'timm', 'sklearn', 'matplotlib', 'scipy', 'onnx'):\n    sys.modules[name] = None\n"
+        "from fingerspell.cli import app\n"
+        f"app(['predict', {str(trained)!r}, {str(tmp_path / 'one.png')!r}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split("\t")[1][0]) == (0, "B"), done.stderr
+
+
+def test_evaluate_on_strangers(trained: Path, tmp_path: Path) -> None:
+    strangers = write_zip(tmp_path / "s.zip", {f"{x}/{i}.png": noisy_picture(x, 800 + i) for x in "ABU" for i in range(4)})
+    result = command("evaluate", trained, strangers, "--out", tmp_path / "result", "--json")
+    assert json.loads(result.stdout)["scores"]["letters"]["pictures"] == 12
+    again = command("evaluate", trained, strangers, "--out", tmp_path / "result")
+    assert "already there" in str(again.exception)
+
+
+def test_inspect_shows_counts_problems_and_the_table(tmp_path: Path) -> None:
+    files = {f"A/{i}.png": noisy_picture("A", i) for i in range(30)}
+    files |= {"A/bad.png": b"", "weird/x.png": noisy_picture("B", 1), ".DS_Store": b"x"}
+    archive = write_zip(tmp_path / "some.zip", files)
+    result = command("inspect", archive, "--csv", tmp_path / "table.csv")
+    assert result.exit_code == 0
+    for fact in ("some.zip: 32 pictures", "weird (1)", ".DS_Store (1)", "A/bad.png: empty file", "B, C, D"):
+        assert fact in result.stdout, fact
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 33
+    assert json.loads(command("inspect", archive, "--json").stdout)["labels"] == {"A": {"": 30}}
+
+
+def test_inspect_of_many_problems_stops_listing(tmp_path: Path) -> None:
+    files = {f"A/{i}.png": noisy_picture("A", i) for i in range(20)} | {f"A/b{i}.png": b"" for i in range(25)}
+    result = command("inspect", write_zip(tmp_path / "some.zip", files))
+    assert "and 5 more" in result.stdout
+    assert "25 of 45 pictures of letters cannot be read" in str(result.exception)
+
+
+def test_render_draws_the_synthetic_layout(tmp_path: Path) -> None:
+    result = command("render", tmp_path / "hands", "--train", 1, "--test", 1, "--size", 32)
+    assert result.exit_code == 0, result.exception
+    assert result.stdout.endswith("54 pictures drawn\n")
+    assert len(list((tmp_path / "hands" / "Train_Alphabet" / "Q").glob("*.png"))) == 1
+    assert len(list((tmp_path / "hands" / "Test_Alphabet" / "Blank").glob("*.png"))) == 1
+
+
+def test_cache_is_shown_and_cleared(letters_zip: Path, tmp_path: Path, own_cache: Path) -> None:
+    command("train", letters_zip, *SMALL, "--out", tmp_path / "run")
+    shown = command("cache").stdout
+    assert "features" in shown
+    assert str(own_cache) in shown
+    entries = json.loads(command("cache", "--json").stdout)
+    assert {entry["kind"] for entry in entries} == {"features", "scans"}
+    assert json.loads(command("cache", "--clear", "--json").stdout)["freed"] == sum(e["size"] for e in entries)
+    assert command("cache", "--clear").stdout == "0.0 MiB freed\n"
+
+
+def test_demo_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_DEMO_PICTURES", {"train_per_letter": 4, "test_per_letter": 1, "size": 32})
+    result = command("demo", "--out", tmp_path / "demo")
+    assert result.exit_code == 0, result.exception
+    assert result.stdout.splitlines()[-1] == f"Report: {tmp_path / 'demo' / 'run' / 'report.html'}"
+    metrics = json.loads((tmp_path / "demo" / "run" / "metrics.json").read_text())
+    assert metrics["split"]["protocol"] == "folders"
+    assert metrics["scores"]["letters"]["pictures"] == 26
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "inspect", "render", "cache", "demo"])
+def test_help_has_examples(verb: str) -> None:
+    text = command(verb, "--help").stdout
+    assert "Examples" in text
+    assert f"fingerspell {verb}" in text
+
+
+def test_probabilities_are_rounded_for_people_and_whole_for_machines(trained: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path, {"one.png": noisy_picture("B", 500)})
+    whole = json.loads(command("predict", trained, tmp_path / "one.png", "--json").stdout)["probability"]
+    shown = command("predict", trained, tmp_path / "one.png").stdout.split("\t")[1].split()[1]
+    assert shown == f"{whole:.3f}"
+    assert np.isclose(float(shown), whole, atol=5e-4)

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from conftest import noisy_picture
+from fingerspell import runs
+from fingerspell.archive import Archive, open_archive
+from fingerspell.backbones import Backbone
+from fingerspell.dataset import scan
+from fingerspell.errors import ModelError, RunError, SplitError
+from fingerspell.images import decode, resize
+from fingerspell.model import load_model
+from fingerspell.testing import fake_backbone
+from pictures import write_folder, write_zip
+
+SMALL = {"split.test_per_class": 10, "split.sample": 100, "head.mlp.epochs": 12}
+FILES = {
+    "recipe.toml",
+    "split.csv",
+    "history.csv",
+    "predictions.csv",
+    "metrics.json",
+    "report.txt",
+    "report.html",
+    "timing.json",
+    "figures/curves.png",
+    "figures/confusion.png",
+    "figures/per_letter.png",
+    "model/model.onnx",
+    "model/head.safetensors",
+    "model/model.json",
+    "model/README.md",
+}
+
+
+@pytest.fixture(autouse=True)
+def quick_backbone(monkeypatch: pytest.MonkeyPatch) -> list[Backbone]:
+    """Every run here sees pictures through the fake backbone; the list holds those that were loaded."""
+    loaded: list[Backbone] = []
+
+    def load(name: str, **_options: Any) -> Backbone:
+        loaded.append(fake_backbone())
+        return loaded[-1]
+
+    monkeypatch.setattr("fingerspell.backbones.load_backbone", load)
+    return loaded
+
+
+@pytest.fixture
+def run(letters_zip: Path, tmp_path: Path) -> runs.Run:
+    return runs.train(letters_zip, overrides=SMALL, out=tmp_path / "run")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_run_leaves_everything_and_learns(run: runs.Run) -> None:
+    assert {p.relative_to(run.folder).as_posix() for p in run.folder.rglob("*") if p.is_file()} >= FILES
+    assert run.metrics["scores"]["letters"]["accuracy"] > 0.9
+    assert run.metrics["scores"]["letters"]["pictures"] == 50
+    assert run.metrics["scores"]["static_letters"]["pictures"] == 40
+    split = run.metrics["split"]
+    assert split["train"] + split["validation"] == 100
+    assert split["validation"] == pytest.approx(20, abs=1)  # a fifth of each letter, in whole pictures
+    assert (split["protocol"], split["test"], split["reference_leak"]) == ("first-per-class", 50, False)
+
+
+def test_files_agree_with_each_other(run: runs.Run) -> None:
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert metrics == run.metrics
+    predictions = rows(run.folder / "predictions.csv")
+    tests = {row["id"] for row in rows(run.folder / "split.csv") if row["role"] == "test"}
+    assert {row["id"] for row in predictions} == tests
+    right = np.mean([row["label"] == row["predicted"] for row in predictions])
+    assert metrics["scores"]["letters"]["accuracy"] == pytest.approx(right)
+    assert len(rows(run.folder / "history.csv")) == 12
+    report = (run.folder / "report.txt").read_text()
+    assert "all letters" in report
+    assert "24 static letters" in report
+    recipe = tomllib.loads((run.folder / "recipe.toml").read_text())
+    assert recipe["split"]["sample"] == 100
+    assert recipe["head"]["mlp"]["hidden"] == [256, 128]
+
+
+def test_test_set_is_the_first_frames(run: runs.Run) -> None:
+    tests = [row["id"] for row in rows(run.folder / "split.csv") if row["role"] == "test"]
+    assert sorted(tests) == sorted(f"set/{letter}/{letter}{number}.png" for letter in "ABCJU" for number in range(10))
+
+
+def test_second_run_reads_no_picture_and_other_head_too(
+    run: runs.Run, letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run.extraction
+    assert run.extraction.vectors_computed == 2 * 150
+    monkeypatch.setattr("fingerspell.runs.decode", None)
+    for name, values in {"seed": {"seed": 5}, "epochs": {"head.mlp.epochs": 20}, "linear": {"head.kind": "linear"}}.items():
+        overrides = SMALL | values
+        if name == "linear":
+            del overrides["head.mlp.epochs"]
+        with monkeypatch.context() as patch:
+            patch.setattr("fingerspell.reporting.write_report", lambda *_: None)
+            patch.setattr(Archive, "read", lambda _, member: pytest.fail(f"{member} was read"))
+            again = runs.train(letters_zip, overrides=overrides, out=tmp_path / name)
+        assert again.extraction
+        assert (again.extraction.pictures_decoded, again.extraction.vectors_computed) == (0, 0)
+        assert again.metrics["scores"]["letters"]["accuracy"] > 0.8
+
+
+def test_same_seed_same_files(run: runs.Run, letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINGERSPELL_CACHE", str(tmp_path / "another cache"))
+    again = runs.train(letters_zip, overrides=SMALL, out=tmp_path / "again" / "run")
+    for name in ("split.csv", "history.csv", "predictions.csv", "metrics.json", "report.txt", "recipe.toml"):
+        assert (again.folder / name).read_bytes() == (run.folder / name).read_bytes(), name
+
+
+def test_onnx_agrees_with_training(run: runs.Run, letters_zip: Path) -> None:
+    model = load_model(run.folder)
+    with open_archive(letters_zip) as archive:
+        for row in rows(run.folder / "predictions.csv"):
+            probabilities = model.probabilities(model.prepare(archive.read(row["id"]))[None])[0]
+            assert probabilities.max() == pytest.approx(float(row["probability"]), abs=1e-3)
+            assert model.card.labels[int(probabilities.argmax())] == row["predicted"]
+
+
+def test_exported_model_takes_rgb_uint8_and_any_batch(run: runs.Run) -> None:
+    session = onnxruntime.InferenceSession(run.folder / "model" / "model.onnx", providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    assert (given.name, given.type, given.shape[1:]) == ("pictures", "tensor(uint8)", [16, 16, 3])
+    for count in (1, 3, 70):
+        (out,) = session.run(None, {"pictures": np.zeros((count, 16, 16, 3), np.uint8)})
+        np.testing.assert_allclose(out.sum(axis=1), np.ones(count), atol=1e-5)
+
+
+def test_model_folder_explains_itself(run: runs.Run) -> None:
+    card = load_model(run.folder / "model").card
+    assert card.labels == tuple("ABCJU")
+    assert card.trained_on["archive"] == "letters.zip"
+    assert card.backbone["weights"] == fake_backbone().weights_sha256
+    text = (run.folder / "model" / "README.md").read_text()
+    assert "manual alphabet" in text
+    assert f"{run.metrics['scores']['letters']['accuracy']:.3f}" in text
+    assert not any(p.suffix in {".pkl", ".pt", ".pth", ".joblib"} for p in run.folder.rglob("*"))
+
+
+def test_default_folder_is_named_by_recipe_and_digest(
+    letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = {runs.train(letters_zip, overrides=SMALL | {"seed": seed}).folder for seed in (0, 1)}
+    assert len(folders) == 2
+    assert all(folder.parent == Path("runs") and folder.name.startswith("real-") for folder in folders)
+
+
+def test_finished_run_is_not_overwritten_without_being_told(run: runs.Run, letters_zip: Path) -> None:
+    before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()}
+    with pytest.raises(RunError, match=r"a finished run is already there.*--overwrite.*--out"):
+        runs.train(letters_zip, overrides=SMALL | {"seed": 9}, out=run.folder)
+    assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
+    again = runs.train(letters_zip, overrides=SMALL | {"seed": 9}, out=run.folder, overwrite=True)
+    assert tomllib.loads((again.folder / "recipe.toml").read_text())["seed"] == 9
+
+
+def test_folder_of_somebody_else_is_left_alone(letters_zip: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine", {"thesis.txt": b"years of work"})
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match=r"mine: this folder holds something that is no run .thesis.txt"):
+            runs.train(letters_zip, overrides=SMALL, out=tmp_path / "mine", overwrite=overwrite)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_reference_leak_is_said_loudly_and_scores_higher(letters_zip: Path, tmp_path: Path) -> None:
+    leaky = runs.train(letters_zip, overrides=SMALL | {"split.reference_leak": True}, out=tmp_path / "leak")
+    assert leaky.metrics["split"]["reference_leak"] is True
+    assert any("Reference leak" in note for note in leaky.metrics["split"]["notes"])
+    assert "mistake" in leaky.metrics["remarks"][0]
+    roles: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
+    for row in rows(leaky.folder / "split.csv"):
+        roles[row["role"]].add(row["id"])
+    assert roles["test"] & (roles["train"] | roles["validation"])
+
+
+def test_groups_come_from_a_csv_in_the_archive(tmp_path: Path) -> None:
+    names = [f"{letter}/{signer}_{i}.png" for letter in "ABU" for signer in "wxyz" for i in range(6)]
+    files = {name: noisy_picture(name[0], number) for number, name in enumerate(names)}
+    files["signers.csv"] = ("path,signer\n" + "".join(f"{n},{n[2]}\n" for n in names)).encode()
+    archive = write_zip(tmp_path / "people.zip", files)
+    values = {"split.protocol": "groups", "split.groups": "signers.csv:signer", "head.mlp.epochs": 8}
+    run = runs.train(archive, overrides=values, out=tmp_path / "run")
+    signers = {role: set() for role in ("train", "validation", "test")}
+    for row in rows(run.folder / "split.csv"):
+        signers[row["role"]].add(row["id"][2])
+    assert not signers["train"] & signers["test"]
+    assert not signers["validation"] & (signers["train"] | signers["test"])
+    with pytest.raises(SplitError, match=r"'nobody.csv'.*neither on disk nor in people.zip"):
+        runs.train(archive, overrides=values | {"split.groups": "nobody.csv"}, out=tmp_path / "other")
+
+
+def test_layout_chooses_the_recipe(letters_zip: Path, tmp_path: Path) -> None:
+    folders = {
+        f"{part}_Alphabet/{letter}/{number}.png": noisy_picture(letter, number + 100 * (part == "Test"))
+        for part in ("Train", "Test")
+        for letter in "ABU"
+        for number in range(12)
+    }
+    with open_archive(write_zip(tmp_path / "synthetic.zip", folders)) as archive:
+        assert runs.recipe_for(scan(archive)) == "synthetic"
+    with open_archive(letters_zip) as archive:
+        assert runs.recipe_for(scan(archive)) == "real"
+    flat_test = {f"train/{x}/{x}{i}.png": noisy_picture(x, i) for x in "AB" for i in range(9)}
+    flat_test |= {f"test/{x}_test.png": noisy_picture(x, 50) for x in "AB"}
+    with open_archive(write_zip(tmp_path / "kaggle.zip", flat_test)) as archive:
+        assert runs.recipe_for(scan(archive)) == "real"
+
+
+def test_evaluation_on_another_set(run: runs.Run, tmp_path: Path) -> None:
+    strange = {f"{x}/{i}.png": noisy_picture(x, 1000 + i) for x in "ABCJUZ" for i in range(5)}
+    other = write_zip(tmp_path / "strangers.zip", strange | {"A/broken.png": b"no picture"})
+    result = runs.evaluate(load_model(run.folder), other, out=tmp_path / "result")
+    letters = {row["letter"]: row for row in result.metrics["per_letter"]}
+    assert result.metrics["scores"]["letters"]["pictures"] == 30
+    assert letters["Z"]["recall"] == 0  # a letter the model never learnt counts as wrong
+    assert letters["A"]["recall"] > 0.9
+    assert result.metrics["unreadable"] == 1
+    assert "strangers.zip" in result.metrics["measured_on"]
+    assert (result.folder / "report.html").exists()
+
+
+def test_evaluating_the_test_pictures_again_gives_the_runs_own_answers(run: runs.Run, letters_zip: Path, tmp_path: Path) -> None:
+    result = runs.evaluate(load_model(run.folder), letters_zip, out=tmp_path / "result")
+    own = {row["id"]: row for row in rows(run.folder / "predictions.csv")}
+    for row in rows(result.folder / "predictions.csv"):
+        if row["id"] in own:
+            assert row["predicted"] == own[row["id"]]["predicted"]
+            assert float(row["probability"]) == pytest.approx(float(own[row["id"]]["probability"]), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model.onnx").unlink(), "no model.onnx in this folder"),
+        (lambda folder: (folder / "model.json").unlink(), "no model.json in this folder"),
+        (lambda folder: (folder / "model.json").write_text("{}"), "model.json: format: Field required"),
+        (lambda folder: (folder / "model.json").write_text("{"), "model.json: content: Invalid JSON"),
+        (lambda folder: (folder / "model.onnx").write_bytes(b"x"), "not a readable ONNX file"),
+        (
+            lambda folder: (folder / "model.json").write_text(
+                (folder / "model.json").read_text().replace('"format": 1', '"format": 99')
+            ),
+            "has format 99, this version of fingerspell reads 1",
+        ),
+    ],
+)
+def test_damaged_model_folder(run: runs.Run, damage: Any, message: str) -> None:
+    damage(run.folder / "model")
+    with pytest.raises(ModelError, match=message):
+        load_model(run.folder / "model")
+
+
+def test_training_and_prediction_prepare_pictures_alike(run: runs.Run, letters_zip: Path) -> None:
+    model = load_model(run.folder)
+    with open_archive(letters_zip) as archive:
+        data = archive.read("set/A/A0.png")
+    np.testing.assert_array_equal(model.prepare(data), resize(decode(data).pixels, 16, "nearest"))
+    np.testing.assert_array_equal(model.prepare(data, "mirrored"), model.prepare(data)[:, ::-1])
+
+
+def test_every_test_picture_is_kept_from_training(run: runs.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What training receives holds no vector of a test picture."""
+    table = rows(run.folder / "split.csv")
+    tests = {row["sha256"] for row in table if row["role"] == "test"}
+    assert tests.isdisjoint(row["sha256"] for row in table if row["role"] != "test")
+    assert torch.is_grad_enabled()
+
+
+SLOW_RUN = """
+import sys, time
+import fingerspell.backbones, fingerspell.testing
+from fingerspell import runs
+from pathlib import Path
+
+def load(name, **options):
+    backbone = fingerspell.testing.fake_backbone()
+    forward = backbone.forward
+    def slow(batch):
+        time.sleep(0.15)
+        return forward(batch)
+    backbone.forward = slow
+    return backbone
+
+fingerspell.backbones.load_backbone = load
+print("ready", flush=True)
+run = runs.train(sys.argv[1], overrides={"split.test_per_class": 10, "head.mlp.epochs": 5}, out=Path(sys.argv[2]))
+print(run.extraction.vectors_computed)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
+def test_run_killed_at_three_random_moments_ends_like_one_never_killed(letters_zip: Path, tmp_path: Path) -> None:
+    def start(cache: str, out: Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLOW_RUN, str(letters_zip), str(out)],
+            env=os.environ | {"FINGERSPELL_CACHE": str(tmp_path / cache)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    whole = start("cache of the whole", tmp_path / "whole" / "run")
+    moments = np.random.default_rng().uniform(0.1, 1.2, 3)  # extraction alone takes 7 batches of 0.15 s
+    killed = tmp_path / "killed" / "run"
+    for moment in moments:
+        process = start("cache of the killed", killed)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(moment)
+        process.kill()
+        process.communicate()
+        assert not (killed / "report.html").exists()
+    last = start("cache of the killed", killed)
+    outputs = [process.communicate()[0] for process in (whole, last)]
+    assert [process.returncode for process in (whole, last)] == [0, 0], moments
+    assert int(outputs[1]) <= int(outputs[0]) == 400
+    for name in ("metrics.json", "predictions.csv", "history.csv", "split.csv"):
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / "run" / name).read_bytes(), (name, moments)
