@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from PIL import Image
+
 from pictures import encode, write_zip
 
 # Before anything imports the hub's client: tests never reach for the network.
@@ -44,7 +44,9 @@ def noisy_picture(letter: str, number: int, size: int = 20) -> bytes:
 def letters_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Film-like set: 40 numbered pictures of each of A, B, C, J and U, and folders that are no letters."""
     files = {
-        f"set/{letter}/{letter}{number}.png": noisy_picture(letter, number) for letter in "ABCJU" for number in range(40)
+        f"set/{letter}/{letter}{number}.png": noisy_picture(letter, number)
+        for letter in "ABCJU"
+        for number in range(40)
     }
     files |= {f"set/nothing/nothing{number}.png": noisy_picture("?", number) for number in range(3)}
     return write_zip(tmp_path_factory.mktemp("letters") / "letters.zip", files)

@@ -60,6 +60,18 @@ def test_train_as_json(letters_zip: Path, tmp_path: Path) -> None:
     assert told["scores"] == json.loads((tmp_path / "run" / "metrics.json").read_text())["scores"]
 
 
+def spied_train(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What ``runs.train`` is called with; it then stops."""
+    given: dict[str, Any] = {}
+
+    def spy(_archive: Path, **options: Any) -> None:
+        given.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fingerspell.runs.train", spy)
+    return given
+
+
 @pytest.mark.parametrize(
     ("option", "value", "place"),
     [
@@ -83,16 +95,14 @@ def test_train_as_json(letters_zip: Path, tmp_path: Path) -> None:
 def test_every_option_reaches_its_place_in_the_recipe(
     option: str, value: object, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: dict[str, Any] = {}
-    monkeypatch.setattr("fingerspell.runs.train", lambda _archive, **options: given.update(options) or 1 / 0)
+    given = spied_train(monkeypatch)
     command("train", "x.zip", option, value)
     assert given["overrides"][place] == value
     assert [v for key, v in given["overrides"].items() if v is not None] == [value]
 
 
 def test_train_without_options_is_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {}
-    monkeypatch.setattr("fingerspell.runs.train", lambda _archive, **options: given.update(options) or 1 / 0)
+    given = spied_train(monkeypatch)
     command("train", "x.zip")
     from fingerspell.recipes import override
 
@@ -112,7 +122,7 @@ def test_failure_is_one_message_and_exit_status_1(
 def test_missing_training_part_names_the_pip_line(
     letters_zip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "fingerspell.runs", None)
+    monkeypatch.setitem(sys.modules, "fingerspell.backbones", None)
     assert whole_program("train", letters_zip, monkeypatch=monkeypatch) == 1
     assert "pip install 'fingerspell[train]'" in capsys.readouterr().err
 
@@ -164,7 +174,9 @@ def test_predict_needs_no_torch(trained: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_on_strangers(trained: Path, tmp_path: Path) -> None:
-    strangers = write_zip(tmp_path / "s.zip", {f"{x}/{i}.png": noisy_picture(x, 800 + i) for x in "ABU" for i in range(4)})
+    strangers = write_zip(
+        tmp_path / "s.zip", {f"{x}/{i}.png": noisy_picture(x, 800 + i) for x in "ABU" for i in range(4)}
+    )
     result = command("evaluate", trained, strangers, "--out", tmp_path / "result", "--json")
     assert json.loads(result.stdout)["scores"]["letters"]["pictures"] == 12
     again = command("evaluate", trained, strangers, "--out", tmp_path / "result")

@@ -83,9 +83,15 @@ def test_vectors_do_not_depend_on_their_neighbours_in_the_batch(letters_zip: Pat
 
 
 def test_network_always_sees_full_batches(letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone, shapes = fake_backbone(), []
+    backbone = fake_backbone()
+    shapes: list[tuple[int, ...]] = []
     forward = backbone.forward
-    monkeypatch.setattr(backbone, "forward", lambda batch: shapes.append(tuple(batch.shape)) or forward(batch))
+
+    def spy(batch: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(batch.shape))
+        return forward(batch)
+
+    monkeypatch.setattr(backbone, "forward", spy)
     with open_archive(letters_zip) as archive, open_store(tmp_path, backbone) as store:
         extract(archive, good_pictures(archive), backbone, store, views=("original",))
     assert shapes == [(BATCH, 16, 16, 3)] * 4  # 200 pictures

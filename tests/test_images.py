@@ -135,11 +135,14 @@ class TestOrientation:
     def test_damaged_exif_does_not_spoil_a_good_picture(self) -> None:
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = 6
-        exif[ExifTags.Base.Make] = "Maker"
-        data = bytearray(exif.tobytes())
-        place = data.index(struct.pack("<HH", ExifTags.Base.Make, 2))
-        data[place + 2] = 9  # says that the text is a number
-        pixels = decode(jpeg(np.asarray(half_red_half_blue()), exif=bytes(data))).pixels
+        exif[ExifTags.Base.ResolutionUnit] = 2
+        data = exif.tobytes().replace(
+            struct.pack(">HH", ExifTags.Base.ResolutionUnit, 3),
+            struct.pack(">HH", ExifTags.Base.ResolutionUnit, 2),  # says that the number is a text
+        )
+        with pytest.raises(struct.error):  # Pillow's own way to turn a picture
+            ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg(exif=data))))
+        pixels = decode(jpeg(np.asarray(half_red_half_blue()), exif=data)).pixels
         np.testing.assert_allclose(pixels[4, 10], RED, atol=6)
 
     @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")

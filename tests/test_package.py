@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,15 +42,12 @@ def test_modules_import_only_what_stands_before_them() -> None:
                     assert used == own or FLOW.index(used) < FLOW.index(own), f"{path.name} imports {used}"
 
 
-def test_import_is_light_and_has_no_effects(tmp_path: object) -> None:
-    program = (
-        "import sys, time\nbefore = set(sys.modules)\nimport fingerspell, fingerspell.cli\nnew = set(sys.modules) - before\n"
-        "print(*sorted({name.split('.')[0] for name in new}))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=str(tmp_path))
+def test_import_is_light_and_has_no_effects(tmp_path: Path) -> None:
+    program = "import sys, fingerspell, fingerspell.cli\nprint(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     heavy = {"torch", "timm", "onnxruntime", "onnx", "matplotlib", "sklearn", "scipy", "PIL", "pydantic", "numpy"}
     assert not heavy & set(done.stdout.split())
-    assert list(__import__("pathlib").Path(str(tmp_path)).iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", fingerspell.__all__)

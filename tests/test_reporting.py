@@ -14,7 +14,7 @@ from PIL import Image
 
 from fingerspell.alphabet import LETTERS
 from fingerspell.errors import RunError
-from fingerspell.reporting import (
+from fingerspell.figures import (
     Prediction,
     confusion_figure,
     curves_figure,
@@ -22,8 +22,8 @@ from fingerspell.reporting import (
     per_letter_figure,
     png,
     worst_mistakes,
-    write_report,
 )
+from fingerspell.reporting import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

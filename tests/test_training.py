@@ -110,7 +110,7 @@ def test_head_has_the_studys_layers() -> None:
 def test_folded_standardisation_changes_nothing() -> None:
     rng = np.random.default_rng(0)
     weight, bias, mean, scale = (rng.normal(size=s).astype(np.float32) for s in ((3, 5), 3, 5, 5))
-    scale = np.abs(scale) + 0.1
+    scale = np.abs(scale) + np.float32(0.1)
     x = rng.normal(size=(7, 5)).astype(np.float32)
     logits = linear_head(weight, bias, mean, scale)(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(logits, ((x - mean) / scale) @ weight.T + bias, atol=1e-3)

@@ -29,14 +29,19 @@ def progress() -> Iterator[Progress]:
         TimeElapsedColumn(),
     )
     tasks: dict[str, Any] = {}
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    bars = Bars(*columns, console=Console(stderr=True))
 
-        def advance(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+    def advance(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            bars.start()
+            tasks[stage] = bars.add_task(stage, total=total)
+        bars.update(tasks[stage], completed=done, total=total)
 
+    try:
         yield advance
+    finally:
+        if tasks:
+            bars.stop()
 
 
 def warn(message: str) -> None:
@@ -51,7 +56,9 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{metrics['model']}: {metrics['measured_on']}")
+    console = Console(highlight=False)
+    console.print(f"{metrics['model']}: {metrics['measured_on']}", markup=False)
+    table = Table()
     for column in ("", "accuracy", "95% interval", "macro F1", "pictures"):
         table.add_column(column, justify="left" if not column else "right")
     for name, score in metrics["scores"].items():
@@ -63,7 +70,6 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
             f"{score['macro_f1']:.3f}",
             f"{score['pictures']:,}",
         )
-    console = Console(highlight=False)
     console.print(table)
     for remark in metrics.get("remarks", []):
         console.print(f"- {remark}", markup=False)
@@ -76,7 +82,8 @@ def show_inspection(inspection: Inspection) -> None:
 
     console = Console(highlight=False)
     parts = sorted({part for counts in inspection.labels.values() for part in counts})
-    table = Table(title=f"{inspection.name}: {inspection.pictures:,} pictures")
+    console.print(f"{inspection.name}: {inspection.pictures:,} pictures", markup=False)
+    table = Table()
     table.add_column("class")
     for part in parts:
         table.add_column(part or "pictures", justify="right")

@@ -73,7 +73,10 @@ def remarks(metrics: Metrics, history: History | None = None) -> list[str]:
 
 
 def chosen(history: History) -> Mapping[str, float]:
-    """Row that stands for the model: the last epoch, or the best strength on validation (ties: the smaller)."""
+    """Row that stands for the model: the one marked ``kept``, else the last epoch, or the best strength tried."""
+    kept = [row for row in history if row.get("kept")]
+    if kept:
+        return kept[0]
     if "strength" in history[0]:
         return min(history, key=lambda row: (-row["validation_accuracy"], row["strength"]))
     return history[-1]

@@ -286,7 +286,8 @@ def _prepare_folder(folder: Path, *, overwrite: bool) -> None:
             f"{folder}: a finished run is already there; see {report}. "
             "To do it again give --overwrite, to keep both give another --out."
         )
-    report.unlink(missing_ok=True)
+    for stale in (report, *(folder / "figures").glob("*.png")):  # a figure that the new run lacks must not stay
+        stale.unlink(missing_ok=True)
 
 
 def _digest(recipe: Recipe, dataset: Dataset, backbone: Backbone) -> str:

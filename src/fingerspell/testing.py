@@ -13,6 +13,8 @@ _GRID = 4  # the picture is averaged down to so many cells a side
 class _Projection(nn.Module):
     """Fixed random projection of the picture's coarse colours."""
 
+    weight: Tensor
+
     def __init__(self, dimension: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from fingerspell.progress import Progress
     from fingerspell.recipes import LinearOptions, MlpOptions
 
-# One row an epoch (mlp) or a strength (linear): that number, then loss and accuracy on train and validation.
+# One row an epoch (mlp) or a strength (linear): that number, loss and accuracy on train and validation, and whether
+# the head of this row is the one that was kept (1 or 0).
 History = list[dict[str, float]]
 
 
@@ -85,7 +86,8 @@ def train_mlp(
             best = copy.deepcopy(head)
         if options.patience and epoch - 1 - int(np.argmin(losses)) >= options.patience:
             break
-    return Trained((best if options.patience else head).eval(), history)
+    kept = int(np.argmin(losses)) if options.patience else len(history) - 1
+    return Trained((best if options.patience else head).eval(), _marked(history, kept))
 
 
 def train_linear(
@@ -119,7 +121,11 @@ def train_linear(
         if accuracies[-1] > max(accuracies[:-1], default=-1.0):
             best = head
         on_progress("Training the head", step, len(options.strengths))
-    return Trained(best or head, history)
+    return Trained(best or head, _marked(history, int(np.argmax(accuracies))))
+
+
+def _marked(history: History, kept: int) -> History:
+    return [row | {"kept": int(number == kept)} for number, row in enumerate(history)]
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:

@@ -1,0 +1,139 @@
+"""Figures of a report, drawn from numbers that others measured. None touches matplotlib's global state."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from pydantic import BaseModel
+
+from fingerspell.alphabet import MOVING_LETTERS
+from fingerspell.remarks import History, chosen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    OpenPicture = Callable[[str], NDArray[np.uint8]]
+
+# Two colours of Okabe and Ito's palette, which colour-blind readers tell apart (jfly.uni-koeln.de/color).
+BLUE, ORANGE = "#0072b2", "#d55e00"
+DPI, PHOTO_DPI = 150, 100  # sharp on a telephone and in print; photographs would make most of the page's size
+MISTAKES, MISTAKES_PER_PAIR, SHEET_COLUMNS = 24, 3, 6  # neighbouring frames fail alike: three of a kind show enough
+THUMBNAIL = 200  # pixels; more would not be seen, and matplotlib takes seconds to shrink one photograph
+
+
+class Prediction(BaseModel):
+    """One row of ``predictions.csv``."""
+
+    id: str
+    label: str
+    predicted: str
+    probability: float
+
+
+def worst_mistakes(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Wrong predictions with the highest probability first, few of any one letter and answer."""
+    wrong = [row for row in predictions if row.label != row.predicted]
+    seen: Counter[tuple[str, str]] = Counter()
+    kept = []
+    for row in sorted(wrong, key=lambda row: (-row.probability, row.id)):
+        pair = (row.label, row.predicted)
+        seen[pair] += 1
+        if seen[pair] <= MISTAKES_PER_PAIR:
+            kept.append(row)
+    return kept[:MISTAKES]
+
+
+def curves_figure(history: History) -> Figure:
+    """Loss and accuracy of training and validation, by epoch or by strength."""
+    step = "strength" if "strength" in history[0] else "epoch"
+    rows = sorted(history, key=lambda row: row[step])
+    figure = Figure(figsize=(9, 3.6), dpi=DPI, layout="constrained")
+    for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        _draw_curves(axes, rows, step, measure)
+        if step == "strength":
+            axes.set_xscale("log")
+            axes.set_xlabel("strength C (larger: less regularised)")
+            axes.axvline(chosen(rows)[step], color="0.4", linestyle=":", label="chosen")
+        else:
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.legend(frameon=False)
+    return figure
+
+
+def _draw_curves(axes: Axes, rows: History, step: str, measure: str) -> None:
+    for part, colour, marker, line in (("train", BLUE, "o", "-"), ("validation", ORANGE, "s", "--")):
+        values = [row[f"{part}_{measure}"] for row in rows]
+        axes.plot([row[step] for row in rows], values, color=colour, marker=marker, linestyle=line, label=part)
+    axes.set_title(measure.capitalize(), loc="left")
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def confusion_figure(labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> Figure:
+    """Heat map of the confusion matrix: shade is the share of a letter's pictures, figures are counts."""
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # a letter without pictures is a blank row
+    side = max(5, 1.8 + 0.31 * len(labels))  # inches; a cell holds three figures
+    figure = Figure(figsize=(side + 0.7, side), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    heat = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(heat, label="share of the letter's pictures", fraction=0.04, pad=0.02, aspect=40)
+    for row, column in np.argwhere(counts):
+        count, colour = counts[row, column], "white" if shares[row, column] > 0.5 else "black"
+        size = 8 if count < 1000 else 6
+        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=size, in_layout=False)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(length=0, labeltop=True)
+    axes.set(xlabel="predicted letter", ylabel="true letter")
+    return figure
+
+
+def per_letter_figure(f1: Mapping[str, float], mean: float) -> Figure:
+    """F1 of each letter as bars; the letters that move are hatched."""
+    figure = Figure(figsize=(9, 3.4), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    bars = axes.bar(list(f1), list(f1.values()), color=BLUE, width=0.75)
+    moving = [bar for letter, bar in zip(f1, bars, strict=True) if letter in MOVING_LETTERS]
+    for bar in moving:
+        bar.set(facecolor="white", edgecolor=ORANGE, hatch="////", label="moves: a still shows its start only")
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # keeps the line of the mean off the numbers
+    axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1.5, bbox=ground, zorder=3)
+    line = axes.axhline(mean, color="0.3", linestyle="--", linewidth=1, label=f"mean {mean:.3f}")
+    axes.legend(handles=[line, *moving[:1]], frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    axes.set(ylim=(0, 1.08), ylabel="F1", xmargin=0.01)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def mistakes_figure(mistakes: Sequence[Prediction], open_picture: OpenPicture) -> Figure:
+    """Sheet of wrongly recognised pictures, each with its letter, the answer and the answer's probability."""
+    columns = min(SHEET_COLUMNS, len(mistakes))
+    rows = -(-len(mistakes) // columns)
+    figure = Figure(figsize=(1.6 * columns, 1.9 * rows), dpi=PHOTO_DPI, layout="constrained")
+    for place, mistake in enumerate(mistakes, 1):
+        picture = Image.fromarray(open_picture(mistake.id))
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        axes = figure.add_subplot(rows, columns, place)
+        axes.set_axis_off()
+        axes.imshow(picture)
+        axes.set_anchor("N")  # titles of one row stay on one line, whatever the pictures' shapes
+        axes.set_title(f"{mistake.label} → {mistake.predicted}  {mistake.probability:.2f}", fontsize=10)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """Figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
