@@ -444,6 +444,12 @@ class TestBombs:
         os.truncate(folder / "A" / "1.jpg", self.ZEROS)
         assert problems(folder) == {"A/1.jpg": "too large (65 MiB unpacked, at most 64 MiB are read)"}
 
+    def test_a_file_that_grows_after_it_was_listed(self, tmp_path: Path) -> None:
+        folder = write_folder(tmp_path / "set", {"A/1.jpg": b""})
+        with open_archive(folder) as archive:
+            os.truncate(folder / "A" / "1.jpg", self.ZEROS)
+            assert read_error(archive, "A/1.jpg") == "too large (64 MiB unpacked, at most 64 MiB are read)"
+
 
 def test_bad_members_are_rows_of_the_data_set_and_the_rest_is_read(tmp_path: Path) -> None:
     files = {**alphabet(4), "../A/1.png": png(), "A/locked.png": png("black"), "A/bad.png": png("white", (30, 30))}

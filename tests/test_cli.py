@@ -225,8 +225,8 @@ def test_demo_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cli, "_DEMO_PICTURES", {"train_per_letter": 4, "test_per_letter": 1, "size": 32})
     result = command("demo", "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.exception
-    assert result.stdout.splitlines()[-1] == f"Report: {tmp_path / 'demo' / 'run' / 'report.html'}"
-    metrics = json.loads((tmp_path / "demo" / "run" / "metrics.json").read_text())
+    assert result.stdout.splitlines()[-1] == f"Report: {tmp_path / 'demo' / 'recogniser' / 'report.html'}"
+    metrics = json.loads((tmp_path / "demo" / "recogniser" / "metrics.json").read_text())
     assert metrics["split"]["protocol"] == "folders"
     assert metrics["scores"]["letters"]["pictures"] == 26
 

@@ -147,8 +147,10 @@ class TestOrientation:
 
     @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
     @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"])
-    def test_without_readable_exif_a_picture_is_taken_as_it_is(self, exif: bytes) -> None:
-        np.testing.assert_allclose(decode(jpeg("red", exif=exif)).pixels[0, 0], RED, atol=4)
+    @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+    def test_without_readable_exif_a_picture_is_taken_as_it_is(self, form: str, exif: bytes) -> None:
+        pixels = decode(encode(half_red_half_blue(), form, exif=exif)).pixels
+        np.testing.assert_allclose(pixels[10, 4], RED, atol=6)
 
 
 def truncated(form: str, share: float = 0.5) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import FrozenInstanceError, asdict, replace
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -71,8 +72,6 @@ class TestTheStudy:
     @pytest.mark.parametrize("name", ["real", "synthetic"])
     def test_the_files_themselves_hold_the_numbers(self, name: str) -> None:
         """A default that changes must not change what the study did."""
-        from importlib import resources
-
         written = tomllib.loads(resources.files("fingerspell.recipes").joinpath(f"{name}.toml").read_text("utf-8"))
         features = {key: value for key, value in STUDY_FEATURES.items() if value is not None}
         assert written["features"] == features

@@ -117,7 +117,7 @@ class TestEveryProtocol:
     def test_the_order_of_the_archive_decides_nothing_but_the_order(
         self, protocol: Protocol, pictures: list[Picture], seed: int
     ) -> None:
-        options = replace(OPTIONS[protocol], sample=len(pictures) // 2)
+        options = replace(OPTIONS[protocol], sample=len(pictures) // 2 if seed % 2 else None)
         result, other = split(pictures, options, seed), split(sorted(pictures, key=lambda p: p.id), options, seed)
         for role in ("train", "validation", "test"):
             assert ids(getattr(result, role)) == ids(getattr(other, role))

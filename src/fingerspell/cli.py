@@ -261,15 +261,15 @@ def demo(
 
     with console.progress() as on_progress:
         render_dataset(
-            out / "pictures",
+            out / "rendered-hands",
             **_DEMO_PICTURES,
             on_progress=lambda done, total: on_progress("Drawing hands", done, total),
         )
         run = runs.train(
-            out / "pictures",
+            out / "rendered-hands",
             recipe="synthetic",
             overrides=_DEMO_VALUES,
-            out=out / "run",
+            out=out / "recogniser",
             overwrite=overwrite,
             on_progress=on_progress,
         )
