@@ -445,6 +445,15 @@ class TestMemory:
         assert self.scan(tmp_path, path) == first
         assert len(reads) == 28
 
+    @pytest.mark.parametrize("damage", ["", "{", "[]", '{"ignored": {}, "pictures": [[1]]}'])
+    def test_a_damaged_memory_is_no_harm(self, tmp_path: Path, reads: list[str], damage: str) -> None:
+        path = write_zip(tmp_path / "set.zip", self.FILES)
+        first = self.scan(tmp_path, path)
+        (remembered,) = (tmp_path / "memory").iterdir()
+        remembered.write_text(damage)
+        assert self.scan(tmp_path, path) == first
+        assert len(reads) == 2 * 28
+
     def test_without_memory_it_is_read_again(self, tmp_path: Path, reads: list[str]) -> None:
         for _ in range(2):
             scanned(tmp_path, alphabet(1))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fingerspell.archive import open_archive
-from fingerspell.dataset import scan
-from fingerspell.inspection import Inspection, inspect
+from fingerspell.dataset import Dataset, Picture, scan
+from fingerspell.inspection import Inspection, inspect, notes
 from pictures import jpeg, numbered, png, write_zip
 
 if TYPE_CHECKING:
@@ -77,3 +77,12 @@ def test_a_set_without_good_pictures(tmp_path: Path) -> None:
         inspection = inspect(scan(archive))
     assert (inspection.pictures, inspection.labels, inspection.sizes, inspection.duplicates) == (1, {}, {}, 0)
     assert len(inspection.missing_letters) == 26
+
+
+def test_notes_say_what_a_run_leaves_out() -> None:
+    pictures = [Picture("A/1.png", "A"), Picture("A/2.png", "A", problem="empty file (0 bytes)")]
+    pictures += [Picture(f"odd{number}/1.png", "", problem="unknown folder") for number in range(7)]
+    folders, bad = notes(Dataset("x.zip", tuple(pictures), {}))
+    assert "odd0 (1), odd1 (1), odd2 (1), odd3 (1), odd4 (1) and 2 more" in folders
+    assert "1 pictures of letters that cannot be read, such as A/2.png (empty file (0 bytes))" in bad
+    assert notes(Dataset("x.zip", tuple(pictures[:1]), {})) == []

@@ -274,6 +274,12 @@ class TestFolders:
         result = split_pictures([*train, *validation, *test], OPTIONS["folders"], seed=0)
         assert (result.train, result.validation, result.test) == (tuple(train), tuple(validation), tuple(test))
 
+    def test_letters_without_test_pictures_are_named(self) -> None:
+        pictures = [*film("AB", part="train"), *film("A", 3, part="test")]
+        assert split(pictures, OPTIONS["folders"]).notes == (
+            "No test pictures of B: the score says nothing about these letters.",
+        )
+
     def test_without_a_validation_folder_a_share_of_train_is_taken(self) -> None:
         result = split_pictures(film(part="train") + film(count=2, part="test"), OPTIONS["folders"], seed=0)
         assert (len(result.train), len(result.validation), len(result.test)) == (48, 12, 6)

@@ -294,6 +294,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         console.warn(f"Error: {not_installed(error)}")
         sys.exit(1)
+    except OSError as error:  # a folder that may not be written, a full disk: the system's words name the place
+        console.warn(f"Error: {error}. Nothing that was there before is lost.")
+        sys.exit(1)
 
 
 def _tell(run: Run, *, as_json: bool) -> None:

@@ -71,7 +71,7 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
             f"{score['pictures']:,}",
         )
     console.print(table)
-    for remark in metrics.get("remarks", []):
+    for remark in (*metrics.get("split", {}).get("notes", ()), *metrics["remarks"]):
         console.print(f"- {remark}", markup=False)
 
 

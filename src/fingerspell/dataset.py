@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -165,7 +166,8 @@ def scan(archive: Archive, *, memory: Path | None = None, on_progress: Progress 
     name = archive.path.absolute().name  # "." has no name
     remembered = memory / f"{archive.fingerprint}-{_SCAN_VERSION}.json" if memory else None
     if remembered and remembered.exists():
-        return _from_json(name, remembered.read_text("utf-8"))
+        with suppress(ValueError, LookupError, TypeError):  # damaged from outside: scan again
+            return _from_json(name, remembered.read_text("utf-8"))
     members, ignored = sort_out(archive.members)
     if not members:
         raise DatasetError(

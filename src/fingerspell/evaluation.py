@@ -66,10 +66,13 @@ def answer(model: Model, archive: Archive, pictures: Sequence[Picture], *, on_pr
     return Answers(tuple(pictures), model.card.labels, **views)
 
 
-def summarise(answers: Answers, history: list[dict[str, float]] | None = None, **facts: Any) -> dict[str, Any]:
+def summarise(
+    answers: Answers, notes: Sequence[str], history: list[dict[str, float]] | None = None, **facts: Any
+) -> dict[str, Any]:
     """Everything that ``metrics.json`` holds: scores, letters, confusions, remarks.
 
-    ``history`` is the training's, for the remarks; ``facts`` (model, measured_on, split, unreadable) pass through.
+    ``notes`` about the data come before the remarks; ``history`` is the training's; ``facts`` (model, measured_on,
+    split, unreadable) pass through.
     """
     true = np.array([picture.label for picture in answers.pictures])
     predicted = _best(answers.original, answers.labels)
@@ -78,7 +81,7 @@ def summarise(answers: Answers, history: list[dict[str, float]] | None = None, *
         scores |= metrics.scores(true, _best(answers.mirrored, answers.labels), "_mirrored")
     labels = [letter for letter in LETTERS if letter in answers.labels or letter in true]
     summary = facts | {"scores": scores} | metrics.per_letter(true, predicted, labels)
-    return summary | {"remarks": remarks(summary, history)}
+    return summary | {"remarks": [*notes, *remarks(summary, history)]}
 
 
 def write(folder: Path, answers: Answers, summary: dict[str, Any]) -> None:

@@ -6,12 +6,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fingerspell.alphabet import LETTERS, NON_LETTERS
+from fingerspell.alphabet import LETTERS, NON_LETTERS, is_letter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fingerspell.dataset import Dataset
+
+_NAMED = 5  # unknown folders named in a sentence
 
 
 @dataclass(frozen=True)
@@ -72,3 +74,19 @@ def inspect(dataset: Dataset) -> Inspection:
         formats=dict(Counter(p.format for p in good).most_common()),
         duplicates=len(good) - len({p.sha256 for p in good}),
     )
+
+
+def notes(dataset: Dataset) -> list[str]:
+    """Plain sentences about what a run on this data set leaves out; none where nothing is."""
+    unknown = [f"{folder} ({count:,})" for folder, count in dataset.unknown_folders.items()]
+    bad = [p for p in dataset.pictures if p.problem and is_letter(p.label)]
+    found = []
+    if unknown:
+        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+        names = ", ".join(unknown[:_NAMED])
+        found.append(f"Left out: folders that are neither letters nor known non-letters: {names}{more}.")
+    if bad:
+        found.append(
+            f"Left out: {len(bad):,} pictures of letters that cannot be read, such as {bad[0].id} ({bad[0].problem})."
+        )
+    return found

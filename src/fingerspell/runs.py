@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fingerspell import cache, evaluation, splits
+from fingerspell import cache, evaluation, inspection, splits
 from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive
 from fingerspell.dataset import scan
@@ -134,6 +134,7 @@ def train(
         write_text(folder / "history.csv", _history_csv(trained.history))
         summary = evaluation.summarise(
             answers,
+            inspection.notes(dataset),
             trained.history,
             model=folder.name,
             measured_on=f"{len(split.test):,} test pictures of {dataset.name}, split {chosen.split.protocol}",
@@ -186,6 +187,7 @@ def evaluate(
             answers = evaluation.answer(model, archive, pictures, on_progress=on_progress)
         summary = evaluation.summarise(
             answers,
+            inspection.notes(dataset),
             model=model.card.name,
             measured_on=f"{len(pictures):,} pictures of {dataset.name}, trained on {model.card.trained_on['archive']}",
             unreadable=sum(bool(p.problem) for p in dataset.pictures if p.label in LETTERS),

@@ -16,7 +16,7 @@ import csv
 import hashlib
 import io
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -108,7 +108,12 @@ def split_pictures(
     train, validation, dropped = _without_duplicates(train, validation, division.test, leak=options.reference_leak)
     in_order = partial(_sorted_as, pictures)
     split = Split(in_order(train), in_order(validation), in_order(division.test), dropped, (*division.notes, *notes))
-    _check(split, {picture.label for picture in pictures})
+    letters = {picture.label for picture in pictures}
+    _check(split, letters)
+    untested = sorted(letters - {picture.label for picture in split.test})
+    if untested:
+        note = f"No test pictures of {', '.join(untested)}: the score says nothing about these letters."
+        split = replace(split, notes=(*split.notes, note))
     return split
 
 

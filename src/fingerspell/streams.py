@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = 256) -> Iterator[Result]:
+def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = 64) -> Iterator[Result]:
     """Yield ``function(item)`` in order, computed by threads at most ``ahead`` items before they are asked for.
 
     Like ``Executor.map``, which would take all of ``items`` at once and so hold a whole archive in memory. ``items``
