@@ -34,7 +34,7 @@ def card(size: int) -> Card:
     return Card(FORMAT, "parity", LETTERS, size, "nearest", backbone, "mlp", trained_on, {"letters": score})
 
 
-def test_embedded_backbone_with_a_head_that_is_sure_of_itself(
+def test_embedded_backbone_with_a_head_sure_of_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)

@@ -101,7 +101,6 @@ def train(
     FingerspellError
         A subclass says which stage could not do its work; nothing that was there before is lost.
     """
-    from fingerspell.backbones import load_backbone
     from fingerspell.exporting import write_model
     from fingerspell.features import open_store
     from fingerspell.recipes import load_recipe, override
@@ -114,15 +113,8 @@ def train(
         chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides or {})
         split = _split(archive, dataset, chosen)
         with clock.stage("backbone"):
-            backbone = load_backbone(
-                chosen.features.backbone,
-                weights=Path(chosen.features.weights) if chosen.features.weights else None,
-                size=chosen.features.size,
-                interpolation=chosen.features.interpolation,
-                input_scale=chosen.features.input_scale,
-            )
-        digest = _digest(chosen, dataset, backbone)
-        folder = out or Path("runs") / f"{chosen.name}-{digest[:8]}"
+            backbone = _backbone(chosen)
+        folder = out or Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, backbone)[:8]}"
         _prepare_folder(folder, overwrite=overwrite)
         write_text(folder / "recipe.toml", chosen.to_toml())
         write_text(folder / "split.csv", split.to_csv())
@@ -139,12 +131,11 @@ def train(
             model=folder.name,
             measured_on=f"{len(split.test):,} test pictures of {dataset.name}, split {chosen.split.protocol}",
             split=_split_facts(split, chosen),
-            unreadable=sum(bool(p.problem) for p in dataset.pictures if p.label in LETTERS),
+            unreadable=_unreadable(dataset),
         )
         with clock.stage("export"):
-            write_model(
-                folder / "model", backbone, trained.head, _card(folder.name, chosen, dataset, backbone, summary)
-            )
+            card = _card(folder.name, chosen, dataset, backbone, summary)
+            write_model(folder / "model", backbone, trained.head, card)
         evaluation.write(folder, answers, summary)
         write_text(folder / "timing.json", _timing(clock, extraction))
         write_report(folder, lambda name: decode(archive.read(name)).pixels)
@@ -190,7 +181,7 @@ def evaluate(
             inspection.notes(dataset),
             model=model.card.name,
             measured_on=f"{len(pictures):,} pictures of {dataset.name}, trained on {model.card.trained_on['archive']}",
-            unreadable=sum(bool(p.problem) for p in dataset.pictures if p.label in LETTERS),
+            unreadable=_unreadable(dataset),
         )
         evaluation.write(folder, answers, summary)
         write_text(folder / "timing.json", _timing(clock, None))
@@ -220,6 +211,19 @@ def _groups(archive: Archive, source: str, ids: list[str]) -> dict[str, str]:
             "Expected a csv file: --groups FILE.csv or FILE.csv:COLUMN."
         )
     return splits.read_groups(text, column or None, ids)
+
+
+def _backbone(recipe: Recipe) -> Backbone:
+    from fingerspell.backbones import load_backbone
+
+    features = recipe.features
+    return load_backbone(
+        features.backbone,
+        weights=Path(features.weights) if features.weights else None,
+        size=features.size,
+        interpolation=features.interpolation,
+        input_scale=features.input_scale,
+    )
 
 
 def _extract(
@@ -298,6 +302,11 @@ def _digest(recipe: Recipe, dataset: Dataset, backbone: Backbone) -> str:
     facts["features"]["weights"] = backbone.identity
     text = json.dumps([facts, dataset.digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _unreadable(dataset: Dataset) -> int:
+    """Pictures of letters that were left out because they cannot be read."""
+    return sum(bool(p.problem) for p in dataset.pictures if p.label in LETTERS)
 
 
 def _split_facts(split: Split, recipe: Recipe) -> dict[str, Any]:
