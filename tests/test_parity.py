@@ -34,9 +34,7 @@ def card(size: int) -> Card:
     return Card(FORMAT, "parity", LETTERS, size, "nearest", backbone, "mlp", trained_on, {"letters": score})
 
 
-def test_embedded_backbone_with_a_head_sure_of_itself(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_embedded_backbone_with_a_head_sure_of_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (PICTURES, 8, 8, 3)).astype(np.uint8)
     pictures = coarse.repeat(8, axis=1).repeat(8, axis=2)

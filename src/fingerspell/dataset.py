@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import re
 from collections import Counter, defaultdict
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING
 from fingerspell import images
 from fingerspell.alphabet import is_letter, label_of
 from fingerspell.errors import DatasetError, UnreadableError
-from fingerspell.files import write_text
+from fingerspell.files import csv_text, write_text
 from fingerspell.progress import silent
 from fingerspell.streams import ordered_map
 
@@ -141,11 +139,7 @@ class Dataset:
 
     def to_csv(self) -> str:
         """Table with one row a picture."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Picture)])
-        writer.writerows(astuple(picture) for picture in self.pictures)
-        return text.getvalue()
+        return csv_text([field.name for field in fields(Picture)], map(astuple, self.pictures))
 
 
 def scan(archive: Archive, *, memory: Path | None = None, on_progress: Progress = silent) -> Dataset:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,7 @@ import numpy as np
 from fingerspell import metrics
 from fingerspell.alphabet import LETTERS
 from fingerspell.errors import UnreadableError
-from fingerspell.files import write_text
+from fingerspell.files import csv_text, write_text
 from fingerspell.images import VIEWS
 from fingerspell.model import predictions
 from fingerspell.progress import silent
@@ -107,14 +105,14 @@ def _best(probabilities: Probabilities, labels: Sequence[str]) -> metrics.Labels
 
 
 def _predictions_csv(answers: Answers) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "label", "predicted", "probability", "runner_up", "runner_up_probability"])
     rows = predictions([p.id for p in answers.pictures], answers.original, answers.labels)
-    for picture, row in zip(answers.pictures, rows, strict=True):
-        first, second = f"{row.probability:.6f}", f"{row.runner_up_probability:.6f}"
-        writer.writerow([row.id, picture.label, row.letter, first, row.runner_up, second])
-    return text.getvalue()
+    return csv_text(
+        ["id", "label", "predicted", "probability", "runner_up", "runner_up_probability"],
+        (
+            [row.id, p.label, row.letter, f"{row.probability:.6f}", row.runner_up, f"{row.runner_up_probability:.6f}"]
+            for p, row in zip(answers.pictures, rows, strict=True)
+        ),
+    )
 
 
 def _closing_lines(summary: dict[str, Any]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import time
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive
 from fingerspell.dataset import scan
 from fingerspell.errors import RunError, SplitError
-from fingerspell.files import write_text
+from fingerspell.files import csv_text, write_text
 from fingerspell.images import decode
 from fingerspell.progress import silent
 
@@ -123,7 +121,7 @@ def train(
                 extraction = _extract(archive, split, backbone, store, chosen, on_progress)
             with clock.stage("head"):
                 trained, answers = _train_head(store, split, chosen, on_progress)
-        write_text(folder / "history.csv", _history_csv(trained.history))
+        write_text(folder / "history.csv", csv_text(trained.history[0], (row.values() for row in trained.history)))
         summary = evaluation.summarise(
             answers,
             inspection.notes(dataset),
@@ -336,14 +334,6 @@ def _card(name: str, recipe: Recipe, dataset: Dataset, backbone: Backbone, summa
         scores=summary["scores"],
         notes=(_LICENCES,),
     )
-
-
-def _history_csv(history: list[dict[str, float]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue()
 
 
 def _timing(clock: _Clock, extraction: Extraction | None) -> str:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 
 from fingerspell.errors import SplitError
+from fingerspell.files import csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,12 +61,9 @@ class Split:
 
     def to_csv(self) -> str:
         """Table id, label, sha256, role."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", "label", "sha256", "role"])
-        for role in ("train", "validation", "test"):
-            writer.writerows((p.id, p.label, p.sha256, role) for p in getattr(self, role))
-        return text.getvalue()
+        roles = ("train", "validation", "test")
+        rows = ((p.id, p.label, p.sha256, role) for role in roles for p in getattr(self, role))
+        return csv_text(["id", "label", "sha256", "role"], rows)
 
 
 def split_pictures(
