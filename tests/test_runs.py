@@ -3,10 +3,12 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +61,23 @@ def quick_backbone(monkeypatch: pytest.MonkeyPatch) -> list[Backbone]:
     return loaded
 
 
+@pytest.fixture(scope="module")
+def first_run(letters_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[runs.Run, Path]:
+    """One run for the whole module, and the cache that it filled."""
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINGERSPELL_CACHE", str(folder / "cache"))
+        patch.setattr("fingerspell.backbones.load_backbone", lambda _name, **_: fake_backbone())
+        return runs.train(letters_zip, overrides=SMALL, out=folder / "run"), folder / "cache"
+
+
 @pytest.fixture
-def run(letters_zip: Path, tmp_path: Path) -> runs.Run:
-    return runs.train(letters_zip, overrides=SMALL, out=tmp_path / "run")
+def run(first_run: tuple[runs.Run, Path], tmp_path: Path, own_cache: Path) -> runs.Run:
+    """A copy of that run, and of its cache, to do anything to."""
+    original, filled = first_run
+    shutil.copytree(filled, own_cache, dirs_exist_ok=True)
+    shutil.copytree(original.folder, tmp_path / "run")
+    return replace(original, folder=tmp_path / "run")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
