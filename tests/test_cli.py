@@ -159,6 +159,27 @@ def test_predict_names_what_it_cannot_read_and_goes_on(trained: Path, tmp_path: 
     assert "d.png: " in result.stderr
 
 
+def test_predict_of_what_is_not_there_keeps_the_other_answers(trained: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path, {"one.png": noisy_picture("B", 500), "two.png": noisy_picture("U", 501), "notes": b"text"})
+    (tmp_path / "empty").mkdir()
+    inputs = [tmp_path / name for name in ("one.png", "missing.jpg", "empty", "notes", "two.png")]
+    result = command("predict", trained, *inputs, "--json")
+    assert result.exit_code == 1
+    assert [json.loads(line)["letter"] for line in result.stdout.splitlines()] == ["B", "U"]
+    assert "missing.jpg: there is no such file or folder" in result.stderr
+    assert "empty: no pictures in it" in result.stderr
+    assert "notes: neither a zip file nor a tar file" in result.stderr
+
+
+def test_system_errors_are_one_line(
+    letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / "file" / "run"
+    assert whole_program("train", letters_zip, *SMALL, "--out", out, monkeypatch=monkeypatch) == 1
+    assert f"Not a directory: '{out.parent}'" in capsys.readouterr().err.replace("\n", "")
+
+
 def test_predict_needs_no_torch(trained: Path, tmp_path: Path) -> None:
     import subprocess
 

@@ -177,16 +177,37 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
     assert stored_numbers(tmp_path, range(500)) == list(range(500))
 
 
+def test_four_processes_make_one_new_cache_file(tmp_path: Path) -> None:
+    for round_ in range(3):
+        folder = tmp_path / str(round_)
+        writers = [
+            subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(start), "5", fake_backbone().identity])
+            for start in (0, 5, 10, 15)
+        ]
+        assert [writer.wait() for writer in writers] == [0] * 4
+        assert stored_numbers(folder, range(20)) == list(range(20))
+
+
+def test_vector_of_a_wrong_length_counts_as_damaged(letters_zip: Path, tmp_path: Path) -> None:
+    with open_archive(letters_zip) as archive, open_store(tmp_path, fake_backbone()) as store:
+        pictures = good_pictures(archive)[:2]
+        store.add([(p.sha256, "original") for p in pictures], np.zeros((2, 7), np.float32))
+        with pytest.raises(CacheError, match="2 of 2 vectors of the original view are not there or damaged"):
+            store.load(pictures, ("original",))
+
+
 def test_cache_is_listed_and_cleared(letters_zip: Path, own_cache: Path) -> None:
     backbone = fake_backbone()
     with open_archive(letters_zip) as archive, open_store(cache.features_folder(), backbone) as store:
         pictures = scan(archive, memory=cache.scans_folder()).letters()
         extract(archive, pictures, backbone, store)
     (own_cache / "mine.txt").write_text("not the cache's")
+    (cache.scans_folder() / ".x.json.abc.partial").write_text("left by a kill")
     listed = cache.entries()
     assert [entry.kind for entry in listed] == ["features", "scans"]
     assert cache.clear() == sum(entry.size for entry in listed) > 400 * 24 * 4
     assert cache.entries() == []
+    assert list(cache.scans_folder().iterdir()) == []
     assert (own_cache / "mine.txt").exists()
 
 

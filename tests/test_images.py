@@ -11,7 +11,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from fingerspell.errors import UnreadableError
-from fingerspell.images import INTERPOLATIONS, MAX_PIXELS, SUFFIXES, decode, resize, view_of
+from fingerspell.images import MAX_PIXELS, SUFFIXES, Interpolation, decode, resize, view_of
 from pictures import encode, jpeg, png, png_claiming
 
 RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 128, 0], [0, 0, 255], [255, 255, 255]
@@ -228,7 +228,7 @@ class TestResize:
         assert pixels.shape == (10, 10, 3)
         assert pixels[0].tolist() == [RED] * 5 + [BLUE] * 5
 
-    @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+    @pytest.mark.parametrize("interpolation", get_args(Interpolation))
     def test_every_interpolation_gives_the_size(self, interpolation: str) -> None:
         assert resize(np.asarray(noise()), 90, interpolation).shape == (90, 90, 3)  # type: ignore[arg-type]
 
@@ -250,3 +250,11 @@ class TestView:
     def test_mirrored_swaps_left_and_right_alone(self) -> None:
         pixels = np.asarray(half_red_half_blue((4, 2)))
         assert view_of(pixels, "mirrored").tolist() == [[BLUE, BLUE, RED, RED]] * 2
+
+
+def test_32_bit_pixels_are_refused_and_16_bit_greymaps_read() -> None:
+    wide = Image.fromarray(np.full((4, 4), 200, np.int32))
+    with pytest.raises(UnreadableError, match="32-bit pixels have no agreed range"):
+        decode(encode(wide, "TIFF"))
+    greymap = b"P5 2 1 65535\n" + bytes([200, 0, 100, 0])
+    assert decode(greymap).pixels[0].tolist() == [[200] * 3, [100] * 3]

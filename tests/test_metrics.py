@@ -52,6 +52,7 @@ def test_missing_letter_shifts_nothing() -> None:
     assert rows["C"] == {"letter": "C", "precision": 0, "recall": 0, "f1": 0, "support": 0}
     assert rows["J"] == {"letter": "J", "precision": 1, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
     assert found["confusion"][3] == [0, 0, 0, 1, 1]
+    assert found["macro_average"]["f1"] == pytest.approx(metrics.score(TRUE, PREDICTED)["macro_f1"])
 
 
 def test_confused_pairs_are_sorted_by_pictures() -> None:

@@ -204,7 +204,9 @@ class TestOverride:
         assert override(real, {"split.sample": None, "head.kind": None, "features.size": None}) == real
 
     def test_false_and_zero_are_values(self) -> None:
-        changed = override(load_recipe("real"), {"features.mirrored": False, "split.guard": 0})
+        changed = override(
+            load_recipe("real"), {"features.mirrored": False, "split.protocol": "blocks", "split.guard": 0}
+        )
         assert (changed.features.mirrored, changed.split.guard) == (False, 0)
 
     @pytest.mark.parametrize(("name", "value", "reason"), OUT_OF_RANGE, ids=lambda value: str(value)[:30])
@@ -227,16 +229,28 @@ class TestOverride:
             override(load_recipe("real"), {name: 5})
         assert str(caught.value).startswith(reason)
 
-    def test_epochs_with_a_linear_head_are_refused(self) -> None:
-        with pytest.raises(
-            RecipeError, match=r"linear head .* has no epochs\. Leave --epochs out, or use --head mlp\."
-        ):
-            override(load_recipe("real"), {"head.kind": "linear", "head.mlp.epochs": 5})
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            (
+                {"head.kind": "linear", "head.mlp.epochs": 5},
+                "head.mlp.epochs = 5 has no effect with head.kind = 'linear': it goes with mlp. Leave one of the two out.",
+            ),
+            ({"head.kind": "linear", "head.mlp.patience": 5}, "head.mlp.patience = 5 has no effect"),
+            ({"split.groups": "x.csv"}, "split.groups = 'x.csv' has no effect with split.protocol = 'first-per-class'"),
+            ({"split.fold": 1}, "split.fold = 1 has no effect"),
+            ({"split.guard": 1}, "split.guard = 1 has no effect"),
+            ({"split.protocol": "random", "split.test_per_class": 1}, "split.test_per_class = 1 has no effect"),
+        ],
+    )
+    def test_a_value_without_effect_is_refused(self, values: dict[str, object], message: str) -> None:
+        with pytest.raises(RecipeError) as caught:
+            override(load_recipe("real"), values)
+        assert str(caught.value).startswith(message)
 
-    def test_epochs_on_a_recipe_with_a_linear_head_are_refused(self) -> None:
-        linear = override(load_recipe("real"), {"head.kind": "linear"})
-        with pytest.raises(RecipeError, match="no epochs"):
-            override(linear, {"head.mlp.epochs": 5})
+    def test_a_path_through_a_value_is_refused(self) -> None:
+        with pytest.raises(RecipeError, match=r"seed.x: seed is a value and no section"):
+            override(load_recipe("real"), {"seed.x": 1})
 
     def test_a_linear_head_without_epochs_is_fine(self) -> None:
         assert override(load_recipe("real"), {"head.kind": "linear", "head.mlp.epochs": None}).head.kind == "linear"

@@ -274,12 +274,6 @@ class TestFolders:
         result = split_pictures([*train, *validation, *test], OPTIONS["folders"], seed=0)
         assert (result.train, result.validation, result.test) == (tuple(train), tuple(validation), tuple(test))
 
-    def test_letters_without_test_pictures_are_named(self) -> None:
-        pictures = [*film("AB", part="train"), *film("A", 3, part="test")]
-        assert split(pictures, OPTIONS["folders"]).notes == (
-            "No test pictures of B: the score says nothing about these letters.",
-        )
-
     def test_without_a_validation_folder_a_share_of_train_is_taken(self) -> None:
         result = split_pictures(film(part="train") + film(count=2, part="test"), OPTIONS["folders"], seed=0)
         assert (len(result.train), len(result.validation), len(result.test)) == (48, 12, 6)
@@ -471,22 +465,22 @@ class TestReadGroups:
     IDS = ("A/A1.jpg", "B/B1.jpg")
 
     def test_one_column_needs_no_name(self) -> None:
-        assert read_groups("path,signer\nA/A1.jpg,ann\nB/B1.jpg,bob\n", None, self.IDS) == {
+        assert read_groups(b"path,signer\nA/A1.jpg,ann\nB/B1.jpg,bob\n", None, self.IDS) == {
             "A/A1.jpg": "ann",
             "B/B1.jpg": "bob",
         }
 
     def test_a_column_is_found_by_name(self) -> None:
         text = "path,light,signer,room\nA/A1.jpg,day,ann,1\nB/B1.jpg,night,bob,2\n"
-        assert read_groups(text, "signer", self.IDS) == {"A/A1.jpg": "ann", "B/B1.jpg": "bob"}
+        assert read_groups(text.encode(), "signer", self.IDS) == {"A/A1.jpg": "ann", "B/B1.jpg": "bob"}
 
     def test_rows_of_other_files_and_order_do_not_matter(self) -> None:
         text = "path,signer\nother.jpg,eve\nB/B1.jpg,bob\nA/A1.jpg,ann\n"
-        assert list(read_groups(text, None, self.IDS)) == list(self.IDS)
+        assert list(read_groups(text.encode(), None, self.IDS)) == list(self.IDS)
 
     def test_a_byte_order_mark_and_quotes_are_no_trouble(self) -> None:
         text = '\ufeff"path","signer"\r\n"A/A1.jpg","ann, the first"\r\nB/B1.jpg,bob\r\n'
-        assert read_groups(text, "signer", self.IDS)["A/A1.jpg"] == "ann, the first"
+        assert read_groups(text.encode(), "signer", self.IDS)["A/A1.jpg"] == "ann, the first"
 
     @pytest.mark.parametrize(
         ("text", "column", "message"),
@@ -520,8 +514,18 @@ class TestReadGroups:
     )
     def test_what_is_missing_is_told(self, text: str, column: str | None, message: str) -> None:
         with pytest.raises(SplitError) as caught:
-            read_groups(text, column, self.IDS)
+            read_groups(text.encode(), column, self.IDS)
         assert str(caught.value).startswith(message)
+
+    @pytest.mark.parametrize("data", [b"path,signer\nA/A1.jpg,\xff\n", b'path,signer\nA/A1.jpg,"ann\n'])
+    def test_what_is_no_csv_file_is_refused(self, data: bytes) -> None:
+        with pytest.raises(SplitError, match=r"the groups file is no csv file in UTF-8 .*Save it as one"):
+            read_groups(data, None, self.IDS)
+
+
+def test_one_letter_alone_is_refused() -> None:
+    with pytest.raises(SplitError, match=r"only 1 letter has pictures .A.; expected at least two"):
+        split_pictures(film("A"), SplitOptions(test_per_class=5), seed=0)
 
 
 class TestCsv:

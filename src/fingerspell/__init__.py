@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fingerspell.dataset import Dataset, Picture, scan
     from fingerspell.errors import FingerspellError
     from fingerspell.features import FeatureStore, extract, open_store
+    from fingerspell.inspection import Inspection, inspect
     from fingerspell.model import Model, Prediction, load_model
     from fingerspell.recipes import Recipe, load_recipe, override
     from fingerspell.rendering import render_dataset
@@ -31,6 +32,7 @@ _HOMES = {
     "dataset": ("Dataset", "Picture", "scan"),
     "errors": ("FingerspellError",),
     "features": ("FeatureStore", "extract", "open_store"),
+    "inspection": ("Inspection", "inspect"),
     "model": ("Model", "Prediction", "load_model"),
     "recipes": ("Recipe", "load_recipe", "override"),
     "rendering": ("render_dataset",),
@@ -45,6 +47,7 @@ __all__ = [
     "Dataset",
     "FeatureStore",
     "FingerspellError",
+    "Inspection",
     "Model",
     "Picture",
     "Prediction",
@@ -53,6 +56,7 @@ __all__ = [
     "Split",
     "evaluate",
     "extract",
+    "inspect",
     "load_backbone",
     "load_model",
     "load_recipe",

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fingerspell.images import Interpolation
-
-InputScale = Literal["native", "unit"]
+    from fingerspell.recipes import InputScale
 
 EMBEDDED = "efficientnet-lite0"
 _PRECISION = "float32"
+# Part of the key under which features are remembered: raise it whenever decoding, resizing or the way a network is cut
+# changes a vector.
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Backbone(nn.Module):
     @property
     def identity(self) -> str:
         """Everything the features depend on besides the picture, as JSON: the key of the feature cache."""
-        facts = {"backbone": self.name, "weights": self.weights_sha256, "precision": _PRECISION}
+        facts = {"backbone": self.name, "weights": self.weights_sha256, "precision": _PRECISION, "version": _VERSION}
         return json.dumps(facts | asdict(self.preprocessing), sort_keys=True)
 
     def _dimension(self) -> int:
@@ -194,7 +196,7 @@ def _load_embedded(network: nn.Module) -> None:
 
 def _load_file(network: nn.Module, path: Path, name: str) -> dict[str, object]:
     """Load a safetensors file into the network; return the input convention that its metadata names."""
-    if not path.exists():
+    if not path.is_file():
         raise BackboneError(f"{path}: there is no such weights file. Check --weights.")
     try:
         with safe_open(path, "pt") as file:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from fingerspell.files import is_temporary
+
 _SIDECARS = ("-wal", "-shm")  # SQLite's own, beside the file they belong to
 
 
@@ -52,9 +54,11 @@ def entries() -> list[CacheEntry]:
 def clear() -> int:
     """Delete all that is remembered, and nothing else; return the bytes freed.
 
-    A run in another process that is writing features at this moment starts them over.
+    A run in another process goes on to its end; what it computes is then forgotten.
     """
     freed = 0
+    for leftover in filter(is_temporary, scans_folder().glob("*")):
+        leftover.unlink(missing_ok=True)
     for entry in entries():
         freed += entry.size
         for path in _files(entry.path):

@@ -54,7 +54,7 @@ def train(
         typer.Option(help="real, synthetic or a .toml file; chosen by the layout of the archive if left out."),
     ] = None,
     sample: Annotated[
-        int | None, typer.Option(help="Training and validation pictures to draw; all if too many.")
+        int | None, typer.Option(help="Pictures to draw for training (and validation, if the split sets none aside).")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Times that the mlp head sees every training picture.")] = None,
     patience: Annotated[
@@ -295,7 +295,7 @@ def main() -> None:
         console.warn(f"Error: {not_installed(error)}")
         sys.exit(1)
     except OSError as error:  # a folder that may not be written, a full disk: the system's words name the place
-        console.warn(f"Error: {error}. Nothing that was there before is lost.")
+        console.warn(f"Error: {error}")
         sys.exit(1)
 
 
@@ -313,20 +313,27 @@ def _pictures(inputs: list[str], on_unreadable: Callable[[str, str], None]) -> I
     """Name and bytes of every picture that the arguments of ``predict`` mean."""
     from fingerspell.archive import open_archive
     from fingerspell.dataset import sort_out
-    from fingerspell.errors import UnreadableError
+    from fingerspell.errors import ArchiveError, UnreadableError
     from fingerspell.images import SUFFIXES
 
     for text in inputs:
         path = Path(text)
         if text == "-":
             yield "stdin", sys.stdin.buffer.read()
-        elif path.is_file() and path.suffix.lower() in SUFFIXES:
-            yield text, path.read_bytes()
-        else:
+            continue
+        try:
+            if path.is_file() and path.suffix.lower() in SUFFIXES:
+                yield text, path.read_bytes()
+                continue
             with open_archive(path) as archive:
-                for member in sort_out(archive.members)[0]:
+                members = sort_out(archive.members)[0]
+                if not members:
+                    on_unreadable(text, "no pictures in it")
+                for member in members:
                     name = f"{text}/{member.name}"
                     try:
                         yield name, archive.read(member.name)
                     except UnreadableError as error:
                         on_unreadable(name, str(error))
+        except (ArchiveError, OSError) as error:
+            on_unreadable(text, str(error))

@@ -122,7 +122,8 @@ class Dataset:
         good = tuple(p for p in found if not p.problem)
         if not found:
             raise DatasetError(_no_letters(self))
-        for letter in sorted({p.label for p in found} - {p.label for p in good}):
+        if empty := {p.label for p in found} - {p.label for p in good}:
+            letter = min(empty)
             bad = [p for p in found if p.label == letter]
             raise DatasetError(
                 f"{self.name}: letter {letter} would be empty: none of its {len(bad)} pictures can be read "
@@ -293,4 +294,4 @@ def _to_json(dataset: Dataset) -> str:
 
 def _from_json(name: str, text: str) -> Dataset:
     content = json.loads(text)
-    return Dataset(name, tuple(Picture(*row) for row in content["pictures"]), content["ignored"])
+    return Dataset(name, tuple(Picture(*row) for row in content["pictures"]), dict(content["ignored"]))

@@ -66,5 +66,5 @@ def not_installed(error: ModuleNotFoundError) -> MissingDependencyError:
     """Message for a package that only training needs and that is not there."""
     return MissingDependencyError(
         f"the package {error.name!r} is not installed. It belongs to the part that trains and evaluates: "
-        "pip install 'fingerspell[train]'"
+        "pip install 'fingerspell[train]', or in a checkout pip install '.[train]'"
     )

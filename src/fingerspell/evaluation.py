@@ -127,4 +127,9 @@ def _closing_lines(summary: dict[str, Any]) -> str:
     for key, score in summary["scores"].items():
         low, high = score["accuracy_interval"]
         lines.append(f"{names[key]:>38}  {score['accuracy']:.3f} [{low:.3f}, {high:.3f}]  n={score['pictures']}")
+    absent = [row["letter"] for row in summary["per_letter"] if not row["support"]]
+    if absent:
+        macro_f1 = summary["macro_average"]["f1"]
+        lines.append(f"The table's macro avg counts {', '.join(absent)}, without test pictures, as 0.")
+        lines.append(f"Over the letters that have some, macro F1 is {macro_f1:.3f}.")
     return "\n".join(lines) + "\n"

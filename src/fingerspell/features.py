@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
+import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ _WAIT_S = 60.0  # for another process's transaction, which takes milliseconds
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS identity (text TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS vectors (picture BLOB, view TEXT, vector BLOB NOT NULL, PRIMARY KEY (picture, view));
-CREATE TEMP TABLE wanted (row INTEGER PRIMARY KEY, picture BLOB);
+CREATE TEMP TABLE IF NOT EXISTS wanted (row INTEGER PRIMARY KEY, picture BLOB);
 """
 
 
@@ -77,11 +78,7 @@ class FeatureStore:
         with self._errors():
             folder.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=_WAIT_S)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.executescript(_SCHEMA)
-            with self._database:
-                self._database.execute("INSERT OR IGNORE INTO identity VALUES (?)", (identity,))
+            self._set_up(identity)
 
     def missing(self, pictures: Sequence[Picture], views: Sequence[View]) -> list[tuple[Picture, tuple[View, ...]]]:
         """Pictures of which some view is not there yet, one for each content, with those views."""
@@ -113,21 +110,38 @@ class FeatureStore:
         with self._errors():
             self._want(pictures)
             for column, view in enumerate(views):
-                query = "SELECT row, vector FROM wanted NATURAL JOIN vectors WHERE view = ?"
+                query = "SELECT row, vector FROM wanted NATURAL JOIN vectors WHERE view = ? AND length(vector) = ?"
                 found = 0
-                for row, vector in self._database.execute(query, (view,)):
+                for row, vector in self._database.execute(query, (view, result.itemsize * self.dimension)):
                     result[row, column] = np.frombuffer(vector, np.float32)
                     found += 1
                 if found != len(pictures):
                     raise CacheError(
                         f"{self.path}: {len(pictures) - found} of {len(pictures)} vectors of the {view} view are not "
-                        "there. Was the cache cleared during the run? Start it again."
+                        "there or damaged. If the cache was cleared during the run, start it again; if not, clear it."
                     )
         return result
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+    def _set_up(self, identity: str) -> None:
+        """Make the tables. SQLite does not wait for another process while the journal's mode changes: we do."""
+        deadline = time.monotonic() + _WAIT_S
+        while True:
+            try:
+                self._database.execute("PRAGMA journal_mode = WAL")
+                self._database.execute("PRAGMA synchronous = NORMAL")
+                self._database.executescript(_SCHEMA)
+                with self._database:
+                    self._database.execute("INSERT OR IGNORE INTO identity VALUES (?)", (identity,))
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
     def _want(self, pictures: Sequence[Picture]) -> None:
         with self._database:

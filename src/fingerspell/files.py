@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_TEMPORARY = ".partial"
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` under a temporary name, then rename; parent folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -30,6 +33,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is what a write that was killed left behind."""
+    return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
 
 
 def csv_text(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 
 View = Literal["original", "mirrored"]
 VIEWS: tuple[View, ...] = get_args(View)
@@ -68,6 +67,7 @@ def decode(data: bytes) -> Decoded:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image)
+            _check_range(image)
             image.load()
             return Decoded(np.asarray(_to_rgb(_upright(image))), image.format or "")
     except UnreadableError:
@@ -101,6 +101,13 @@ def _check_size(image: Image.Image) -> None:
         )
 
 
+def _check_range(image: Image.Image) -> None:
+    """Refuse pixels of which nobody says what is white. Mode I is 16 bits wide in PGM files and 32 in others."""
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise UnreadableError(f"{kind} pixels have no agreed range; save it with 8 bits a channel")
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Turn a picture as its EXIF data say; ``ImageOps.exif_transpose`` would also rewrite them, and fail on damage."""
     try:
@@ -111,10 +118,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip instead of scale
+    if image.mode.startswith("I"):  # 16 bits a pixel (_check_range): Pillow would clip instead of scale
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    elif image.mode == "F":
-        raise UnreadableError("floating-point pixels have no agreed range; save it with 8 bits a channel")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

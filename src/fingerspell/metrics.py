@@ -69,14 +69,17 @@ def per_letter(true: Labels, predicted: Labels, labels: Sequence[str]) -> dict[s
             {"letter": label, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
             for label, p, r, f, n in zip(labels, *values, strict=True)
         ],
-        **{f"{name}_average": _average(true, predicted, labels, name) for name in ("macro", "weighted")},
+        **{f"{name}_average": _average(true, predicted, name) for name in ("macro", "weighted")},
         "confused_pairs": _confused_pairs(confusion, labels),
         "confusion": confusion.tolist(),
     }
 
 
 def text_report(true: Labels, predicted: Labels, labels: Sequence[str]) -> str:
-    """Precision, recall, F1 and support of each letter in the layout of scikit-learn's report."""
+    """Precision, recall, F1 and support of each letter in the layout of scikit-learn's report.
+
+    Its macro average counts a label without pictures as 0; ``score`` gives the one over the letters there are.
+    """
     report: str = classification_report(true, predicted, labels=list(labels), zero_division=0)
     return report
 
@@ -93,8 +96,10 @@ def paired_difference(correct: NDArray[np.bool_], other: NDArray[np.bool_], *, s
     return low, high
 
 
-def _average(true: Labels, predicted: Labels, labels: Sequence[str], name: str) -> dict[str, float]:
-    p, r, f, _ = precision_recall_fscore_support(true, predicted, labels=list(labels), average=name, zero_division=0)
+def _average(true: Labels, predicted: Labels, name: str) -> dict[str, float]:
+    """Average over the letters that have pictures; one without would count as 0."""
+    present = np.unique(true)
+    p, r, f, _ = precision_recall_fscore_support(true, predicted, labels=present, average=name, zero_division=0)
     return {"precision": float(p), "recall": float(r), "f1": float(f), "support": len(true)}
 
 

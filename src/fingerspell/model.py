@@ -116,6 +116,16 @@ class Model:
         result: Probabilities = self._session.run(None, {"pictures": pictures})[0]
         return result
 
+    def predict(self, data: bytes, name: str = "") -> Prediction:
+        """Letter on one picture, from the bytes of its file.
+
+        Raises
+        ------
+        UnreadableError
+            If the bytes are no readable picture.
+        """
+        return predictions([name], self.probabilities(self.prepare(data)[None]), self.card.labels)[0]
+
     def stream(
         self,
         files: Iterable[tuple[str, bytes]],

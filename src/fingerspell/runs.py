@@ -17,7 +17,7 @@ from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive
 from fingerspell.dataset import scan
 from fingerspell.errors import RunError, SplitError
-from fingerspell.files import csv_text, write_text
+from fingerspell.files import csv_text, is_temporary, write_text
 from fingerspell.images import decode
 from fingerspell.progress import silent
 
@@ -73,7 +73,7 @@ def train(
     *,
     recipe: str | None = None,
     overrides: dict[str, Any] | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     overwrite: bool = False,
     on_progress: Progress = silent,
 ) -> Run:
@@ -97,7 +97,7 @@ def train(
     Raises
     ------
     FingerspellError
-        A subclass says which stage could not do its work; nothing that was there before is lost.
+        A subclass says which stage could not do its work. Without ``overwrite`` nothing that was there is touched.
     """
     from fingerspell.exporting import write_model
     from fingerspell.features import open_store
@@ -112,8 +112,9 @@ def train(
         split = _split(archive, dataset, chosen)
         with clock.stage("backbone"):
             backbone = _backbone(chosen)
-        folder = out or Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, backbone)[:8]}"
-        _prepare_folder(folder, overwrite=overwrite)
+        default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, backbone)[:8]}"
+        folder = Path(out) if out else default
+        _prepare_folder(folder, kind="run", overwrite=overwrite)
         write_text(folder / "recipe.toml", chosen.to_toml())
         write_text(folder / "split.csv", split.to_csv())
         with open_store(cache.features_folder(), backbone) as store:
@@ -132,7 +133,7 @@ def train(
             unreadable=_unreadable(dataset),
         )
         with clock.stage("export"):
-            card = _card(folder.name, chosen, dataset, backbone, summary)
+            card = _card(folder.name, answers.labels, chosen, dataset, backbone, summary)
             write_model(folder / "model", backbone, trained.head, card)
         evaluation.write(folder, answers, summary)
         write_text(folder / "timing.json", _timing(clock, extraction))
@@ -144,7 +145,7 @@ def evaluate(
     model: Model,
     source: Path | str,
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     overwrite: bool = False,
     on_progress: Progress = silent,
 ) -> Run:
@@ -170,8 +171,8 @@ def evaluate(
         with clock.stage("scan"):
             dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
         pictures = dataset.letters()
-        folder = out or Path("runs") / f"{model.card.name}-on-{Path(dataset.name).stem}"
-        _prepare_folder(folder, overwrite=overwrite)
+        folder = Path(out) if out else Path("runs") / f"{model.card.name}-on-{Path(dataset.name).stem}"
+        _prepare_folder(folder, kind="evaluation", overwrite=overwrite)
         with clock.stage("recognition"):
             answers = evaluation.answer(model, archive, pictures, on_progress=on_progress)
         summary = evaluation.summarise(
@@ -200,15 +201,15 @@ def _groups(archive: Archive, source: str, ids: list[str]) -> dict[str, str]:
     if Path(source).is_file() or source in members:
         file, column = source, ""
     if Path(file).is_file():
-        text = Path(file).read_text("utf-8")
+        data = Path(file).read_bytes()
     elif file in members:
-        text = archive.read(file).decode("utf-8")
+        data = archive.read(file)
     else:
         raise SplitError(
             f"groups file {file or source!r}: found neither on disk nor in {archive.path.name}. "
             "Expected a csv file: --groups FILE.csv or FILE.csv:COLUMN."
         )
-    return splits.read_groups(text, column or None, ids)
+    return splits.read_groups(data, column or None, ids)
 
 
 def _backbone(recipe: Recipe) -> Backbone:
@@ -275,29 +276,35 @@ def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: 
     return trained, evaluation.Answers(split.test, labels, original, mirrored)
 
 
-def _prepare_folder(folder: Path, *, overwrite: bool) -> None:
-    """Make the folder, or take one that an unfinished run left. Its report is written last and so marks it finished."""
-    if not folder.exists() or not any(folder.iterdir()):
+def _prepare_folder(folder: Path, *, kind: str, overwrite: bool) -> None:
+    """Make way for a run or an evaluation, or take over what an unfinished one left.
+
+    The report is written last and so marks a finished one. Only a run has a recipe.
+    """
+    there = [path for path in folder.iterdir() if not is_temporary(path)] if folder.exists() else []
+    if not there:
         return
     report = folder / "report.html"
-    if not (folder / "recipe.toml").exists() and not (folder / "metrics.json").exists():
+    is_run, is_evaluation = (folder / "recipe.toml").exists(), (folder / "metrics.json").exists()
+    found = "run" if is_run else "evaluation" if is_evaluation else "neither a run nor an evaluation"
+    if found != kind:
         raise RunError(
-            f"{folder}: this folder holds something that is no run ({next(folder.iterdir()).name}, ...). "
+            f"{folder}: this folder holds something else ({there[0].name}, ...): found {found}, expected {kind}. "
             "Choose another folder with --out; nothing was changed."
         )
     if report.exists() and not overwrite:
         raise RunError(
-            f"{folder}: a finished run is already there; see {report}. "
+            f"{folder}: a finished {kind} is already there; see {report}. "
             "To do it again give --overwrite, to keep both give another --out."
         )
     for stale in (report, *(folder / "figures").glob("*.png")):  # a figure that the new run lacks must not stay
         stale.unlink(missing_ok=True)
 
 
-def _digest(recipe: Recipe, dataset: Dataset, backbone: Backbone) -> str:
-    """Digest of all that decides the run's numbers: recipe, pictures, weights (not the path they lie at)."""
+def _digest(recipe: Recipe, dataset: Dataset, split: Split, backbone: Backbone) -> str:
+    """Digest of all that decides the run's numbers: recipe, pictures, who is where, weights; no path of a file."""
     facts = asdict(recipe)
-    facts["features"]["weights"] = backbone.identity
+    facts["features"]["weights"], facts["split"]["groups"] = backbone.identity, split.to_csv()
     text = json.dumps([facts, dataset.digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -319,13 +326,20 @@ def _split_facts(split: Split, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _card(name: str, recipe: Recipe, dataset: Dataset, backbone: Backbone, summary: dict[str, Any]) -> Card:
+def _card(
+    name: str,
+    labels: tuple[str, ...],
+    recipe: Recipe,
+    dataset: Dataset,
+    backbone: Backbone,
+    summary: dict[str, Any],
+) -> Card:
     from fingerspell.model import FORMAT, Card
 
     return Card(
         format=FORMAT,
         name=name,
-        labels=tuple(letter for letter in LETTERS if letter in summary["labels"]),
+        labels=labels,
         size=backbone.preprocessing.size,
         interpolation=backbone.preprocessing.interpolation,
         backbone=json.loads(backbone.identity),

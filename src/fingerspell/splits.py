@@ -16,7 +16,7 @@ import csv
 import hashlib
 import io
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -106,22 +106,17 @@ def split_pictures(
     train, validation, dropped = _without_duplicates(train, validation, division.test, leak=options.reference_leak)
     in_order = partial(_sorted_as, pictures)
     split = Split(in_order(train), in_order(validation), in_order(division.test), dropped, (*division.notes, *notes))
-    letters = {picture.label for picture in pictures}
-    _check(split, letters)
-    untested = sorted(letters - {picture.label for picture in split.test})
-    if untested:
-        note = f"No test pictures of {', '.join(untested)}: the score says nothing about these letters."
-        split = replace(split, notes=(*split.notes, note))
+    _check(split, {picture.label for picture in pictures})
     return split
 
 
-def read_groups(text: str, column: str | None, ids: Sequence[str]) -> dict[str, str]:
+def read_groups(data: bytes, column: str | None, ids: Sequence[str]) -> dict[str, str]:
     """Group of each picture from a csv file whose first column is the picture's path.
 
     Parameters
     ----------
-    text
-        Content of the file, with a header line.
+    data
+        Content of the file: UTF-8 text with a header line.
     column
         Name of the column with the groups; None if the file has just one besides the path.
     ids
@@ -130,9 +125,12 @@ def read_groups(text: str, column: str | None, ids: Sequence[str]) -> dict[str, 
     Raises
     ------
     SplitError
-        If the column cannot be told, or a picture has no row.
+        If the file is no table, the column cannot be told, or a picture has no row.
     """
-    rows = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"))))
+    try:
+        rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig")), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SplitError(f"the groups file is no csv file in UTF-8 ({error}). Save it as one.") from error
     header, body = (rows[0], rows[1:]) if rows else ([], [])
     candidates = header[1:] if column is None else [name for name in header[1:] if name == column]
     if len(candidates) != 1:
@@ -305,6 +303,11 @@ def _check_fold(fold: int, folds: int) -> None:
 
 def _check(split: Split, letters: set[str]) -> None:
     """Refuse a split in which a letter cannot be learnt or nothing can be measured."""
+    if len(letters) < 2:
+        raise SplitError(
+            f"only {len(letters)} letter has pictures ({', '.join(letters)}); expected at least two to tell apart. "
+            "Add folders of other letters."
+        )
     untaught = sorted(letters - {p.label for p in split.train})
     if untaught:
         raise SplitError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import asdict, field
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,7 +41,7 @@ class SplitOptions:
     fold: Annotated[int, Field(ge=0)] = 0  # ... this one
     guard: Annotated[int, Field(ge=0)] = 30  # blocks: frames left out on each side of a cut; a second of video
     groups: str | None = None  # groups: FILE.csv or FILE.csv:COLUMN, on disk or in the archive
-    sample: Count | None = None  # training and validation pictures; None: all
+    sample: Count | None = None  # pictures drawn to train and, where the protocol sets none aside, validate; None: all
     validation: Share = 0.2
     reference_leak: bool = False  # first-per-class: leave the test pictures in the pool, as the study's code did
 
@@ -104,6 +105,17 @@ class Recipe:
 
 _ADAPTER = TypeAdapter(Recipe)
 
+# Values that mean something only beside certain others. A file may hold them all, as `train` writes it; who gives one
+# that would do nothing expects something else.
+_GOES_WITH = {
+    "split.test_per_class": ("split.protocol", ("first-per-class",)),
+    "split.guard": ("split.protocol", ("blocks",)),
+    "split.fold": ("split.protocol", ("random", "blocks", "groups")),
+    "split.groups": ("split.protocol", ("groups",)),
+    "head.mlp.epochs": ("head.kind", ("mlp",)),
+    "head.mlp.patience": ("head.kind", ("mlp",)),
+}
+
 
 def names() -> list[str]:
     """Names of the recipes in the box."""
@@ -153,16 +165,21 @@ def override(recipe: Recipe, values: dict[str, Any]) -> Recipe:
         section = content
         for step in path:
             section = section.setdefault(step, {})  # an unknown name is refused below, like one in a file
+            if not isinstance(section, dict):
+                raise RecipeError(f"{name}: {step} is a value and no section. Correct that name.")
         if value is not None:
             section[last] = value
     try:
         changed = _ADAPTER.validate_python(content)
     except ValidationError as error:
         raise RecipeError(_explain(error)) from error
-    if changed.head.kind == "linear" and values.get("head.mlp.epochs") is not None:
-        raise RecipeError(
-            "the linear head is fitted to the end and has no epochs. Leave --epochs out, or use --head mlp."
-        )
+    for name, (decider, values_of) in _GOES_WITH.items():
+        found = attrgetter(decider)(changed)
+        if values.get(name) is not None and found not in values_of:
+            raise RecipeError(
+                f"{name} = {values[name]!r} has no effect with {decider} = {found!r}: it goes with "
+                f"{' or '.join(values_of)}. Leave one of the two out."
+            )
     return changed
 
 
