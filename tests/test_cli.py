@@ -122,7 +122,7 @@ def test_failure_is_one_message_and_exit_status_1(
 def test_missing_training_part_names_the_pip_line(
     letters_zip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "fingerspell.backbones", None)
+    monkeypatch.setitem(sys.modules, "fingerspell.exporting", None)
     assert whole_program("train", letters_zip, monkeypatch=monkeypatch) == 1
     assert "pip install 'fingerspell[train]'" in capsys.readouterr().err
 
@@ -177,7 +177,7 @@ def test_system_errors_are_one_line(
     (tmp_path / "file").write_text("in the way")
     out = tmp_path / "file" / "run"
     assert whole_program("train", letters_zip, *SMALL, "--out", out, monkeypatch=monkeypatch) == 1
-    assert f"Not a directory: '{out.parent}'" in capsys.readouterr().err.replace("\n", "")
+    assert "Not a directory" in capsys.readouterr().err
 
 
 def test_predict_needs_no_torch(trained: Path, tmp_path: Path) -> None:

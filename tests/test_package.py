@@ -94,7 +94,7 @@ def test_commands_in_the_documents_exist_with_their_options() -> None:
 
 def test_make_targets_of_the_readme_exist() -> None:
     targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-    named = set(re.findall(r"\bmake (\w+)\b", (REPOSITORY / "README.md").read_text()))
+    named = set(re.findall(r"(?:^|`)make (\w+)", (REPOSITORY / "README.md").read_text(), re.MULTILINE))
     assert {"demo", "test"} <= named <= set(targets)
 
 

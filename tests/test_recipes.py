@@ -234,7 +234,7 @@ class TestOverride:
         [
             (
                 {"head.kind": "linear", "head.mlp.epochs": 5},
-                "head.mlp.epochs = 5 has no effect with head.kind = 'linear': it goes with mlp. Leave one of the two out.",
+                "head.mlp.epochs = 5 has no effect with head.kind = 'linear': it goes with mlp. Leave one of",
             ),
             ({"head.kind": "linear", "head.mlp.patience": 5}, "head.mlp.patience = 5 has no effect"),
             ({"split.groups": "x.csv"}, "split.groups = 'x.csv' has no effect with split.protocol = 'first-per-class'"),

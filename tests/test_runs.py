@@ -21,7 +21,7 @@ from fingerspell import runs
 from fingerspell.archive import Archive, open_archive
 from fingerspell.backbones import Backbone
 from fingerspell.dataset import scan
-from fingerspell.errors import ModelError, RunError, SplitError
+from fingerspell.errors import DatasetError, ModelError, RunError, SplitError
 from fingerspell.images import decode, resize
 from fingerspell.model import load_model
 from fingerspell.testing import fake_backbone
@@ -227,6 +227,12 @@ def test_changed_groups_make_another_run(tmp_path: Path, monkeypatch: pytest.Mon
         Path("signers.csv").write_text("path,signer\n" + "".join(f"{n},{who[n[2]]}\n" for n in names))
         folders.add(runs.train(archive, overrides=values).folder)
     assert len(folders) == 2
+
+
+def test_one_letter_alone_is_refused(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "a.zip", {f"A/{i}.png": noisy_picture("A", i) for i in range(20)})
+    with pytest.raises(DatasetError, match="found pictures of A alone; expected at least two letters"):
+        runs.train(archive, overrides={"split.test_per_class": 5}, out=tmp_path / "run")
 
 
 def test_reference_leak_is_said_loudly_and_scores_higher(letters_zip: Path, tmp_path: Path) -> None:

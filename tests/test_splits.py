@@ -523,11 +523,6 @@ class TestReadGroups:
             read_groups(data, None, self.IDS)
 
 
-def test_one_letter_alone_is_refused() -> None:
-    with pytest.raises(SplitError, match=r"only 1 letter has pictures .A.; expected at least two"):
-        split_pictures(film("A"), SplitOptions(test_per_class=5), seed=0)
-
-
 class TestCsv:
     def test_one_row_a_picture_with_its_role(self) -> None:
         result = split(film("AB", 10), SplitOptions(test_per_class=2))

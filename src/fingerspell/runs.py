@@ -16,7 +16,7 @@ from fingerspell import cache, evaluation, inspection, splits
 from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive
 from fingerspell.dataset import scan
-from fingerspell.errors import RunError, SplitError
+from fingerspell.errors import DatasetError, RunError, SplitError
 from fingerspell.files import csv_text, is_temporary, write_text
 from fingerspell.images import decode
 from fingerspell.progress import silent
@@ -190,6 +190,12 @@ def evaluate(
 
 def _split(archive: Archive, dataset: Dataset, recipe: Recipe) -> Split:
     pictures = dataset.letters()
+    letters = {picture.label for picture in pictures}
+    if len(letters) < 2:
+        raise DatasetError(
+            f"{dataset.name}: found pictures of {', '.join(letters)} alone; expected at least two letters to tell apart. "
+            "Add folders of other letters."
+        )
     groups = _groups(archive, recipe.split.groups, [p.id for p in pictures]) if recipe.split.groups else None
     return splits.split_pictures(pictures, recipe.split, seed=recipe.seed, groups=groups)
 

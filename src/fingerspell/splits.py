@@ -303,11 +303,6 @@ def _check_fold(fold: int, folds: int) -> None:
 
 def _check(split: Split, letters: set[str]) -> None:
     """Refuse a split in which a letter cannot be learnt or nothing can be measured."""
-    if len(letters) < 2:
-        raise SplitError(
-            f"only {len(letters)} letter has pictures ({', '.join(letters)}); expected at least two to tell apart. "
-            "Add folders of other letters."
-        )
     untaught = sorted(letters - {p.label for p in split.train})
     if untaught:
         raise SplitError(
