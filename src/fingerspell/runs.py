@@ -193,8 +193,8 @@ def _split(archive: Archive, dataset: Dataset, recipe: Recipe) -> Split:
     letters = {picture.label for picture in pictures}
     if len(letters) < 2:
         raise DatasetError(
-            f"{dataset.name}: found pictures of {', '.join(letters)} alone; expected at least two letters to tell apart. "
-            "Add folders of other letters."
+            f"{dataset.name}: found pictures of {', '.join(letters)} alone; expected at least two letters to tell "
+            "apart. Add folders of other letters."
         )
     groups = _groups(archive, recipe.split.groups, [p.id for p in pictures]) if recipe.split.groups else None
     return splits.split_pictures(pictures, recipe.split, seed=recipe.seed, groups=groups)
