@@ -15,12 +15,13 @@ from PIL import Image
 from fingerspell.alphabet import LETTERS
 from fingerspell.errors import RunError
 from fingerspell.figures import (
-    Prediction,
+    PredictionRow,
     confusion_figure,
     curves_figure,
     mistakes_figure,
     per_letter_figure,
     png,
+    thumbnail,
     worst_mistakes,
 )
 from fingerspell.reporting import write_report
@@ -307,8 +308,8 @@ def test_leak_is_loud(folder: Path) -> None:
 # Mistakes
 
 
-def wrong(name: str, label: str, predicted: str, probability: float) -> Prediction:
-    return Prediction.model_validate(prediction(name, label, predicted, probability))
+def wrong(name: str, label: str, predicted: str, probability: float) -> PredictionRow:
+    return PredictionRow.model_validate(prediction(name, label, predicted, probability))
 
 
 def test_worst_mistakes_are_the_surest_and_of_many_kinds() -> None:
@@ -331,7 +332,8 @@ def test_mistakes_figure_shows_every_picture(count: int, columns: int, rows: int
         asked.append(name)
         return open_picture(name)
 
-    figure = mistakes_figure([wrong(str(place), "A", "S", 0.987) for place in range(count)], picture)
+    pictures = {str(place): thumbnail(picture(str(place))) for place in range(count)}
+    figure = mistakes_figure([wrong(name, "A", "S", 0.987) for name in pictures], pictures)
     assert asked == [str(place) for place in range(count)]
     assert [axes.get_title() for axes in figure.axes] == ["A → S  0.99"] * count
     drawn = pixels(figure)

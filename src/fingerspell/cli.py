@@ -90,7 +90,7 @@ def train(
     """Train a recogniser on an archive and report how good it is.
 
     The archive is read in place. Features of pictures are computed once and remembered, so that a second run with
-    another head, seed, split or number of epochs takes seconds. A run that was killed goes on when started again.
+    another head or number of epochs takes seconds. A run that was killed goes on when started again.
     """
     from fingerspell import runs
 

@@ -30,7 +30,7 @@ MISTAKES, MISTAKES_PER_PAIR, SHEET_COLUMNS = 24, 3, 6  # neighbouring frames fai
 THUMBNAIL = 200  # pixels; more would not be seen, and matplotlib takes seconds to shrink one photograph
 
 
-class Prediction(BaseModel):
+class PredictionRow(BaseModel):
     """One row of ``predictions.csv``."""
 
     id: str
@@ -39,7 +39,7 @@ class Prediction(BaseModel):
     probability: float
 
 
-def worst_mistakes(predictions: Sequence[Prediction]) -> list[Prediction]:
+def worst_mistakes(predictions: Sequence[PredictionRow]) -> list[PredictionRow]:
     """Wrong predictions with the highest probability first, few of any one letter and answer."""
     wrong = [row for row in predictions if row.label != row.predicted]
     seen: Counter[tuple[str, str]] = Counter()
@@ -116,17 +116,22 @@ def per_letter_figure(f1: Mapping[str, float], mean: float) -> Figure:
     return figure
 
 
-def mistakes_figure(mistakes: Sequence[Prediction], open_picture: OpenPicture) -> Figure:
+def thumbnail(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Picture no larger than it is shown."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    return picture
+
+
+def mistakes_figure(mistakes: Sequence[PredictionRow], pictures: Mapping[str, Image.Image]) -> Figure:
     """Sheet of wrongly recognised pictures, each with its letter, the answer and the answer's probability."""
     columns = min(SHEET_COLUMNS, len(mistakes))
     rows = -(-len(mistakes) // columns)
     figure = Figure(figsize=(1.6 * columns, 1.9 * rows), dpi=PHOTO_DPI, layout="constrained")
     for place, mistake in enumerate(mistakes, 1):
-        picture = Image.fromarray(open_picture(mistake.id))
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
         axes = figure.add_subplot(rows, columns, place)
         axes.set_axis_off()
-        axes.imshow(picture)
+        axes.imshow(pictures[mistake.id])
         axes.set_anchor("N")  # titles of one row stay on one line, whatever the pictures' shapes
         axes.set_title(f"{mistake.label} → {mistake.predicted}  {mistake.probability:.2f}", fontsize=10)
     return figure
