@@ -9,7 +9,7 @@ demo: $(VENV)/.ready
 	$(BIN)/fingerspell demo --overwrite
 
 test: $(VENV)/.ready-dev
-	$(BIN)/pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term  # two processes of one thread each
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

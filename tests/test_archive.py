@@ -213,8 +213,8 @@ def cut_tar_gz_at_once(path: Path) -> None:
 
 
 def damaged_tar_gz(path: Path) -> None:
-    data = bytearray(write_tar(path, {"A/1.jpg": os.urandom(20_000), "A/2.jpg": b""}, "gz").read_bytes())
-    data[10_000:10_100] = bytes(100)
+    data = bytearray(write_tar(path, FILES, "gz").read_bytes())
+    data[-8] ^= 0xFF  # the checksum: four bytes, then four of the length (RFC 1952)
     path.write_bytes(data)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,6 @@ PICTURES = 500
 TOLERANCE = 1e-3
 
 
-def tell(capsys: pytest.CaptureFixture[str], fact: str) -> None:
-    """Print where people see it, whatever pytest captures."""
-    with capsys.disabled():
-        print(f"\n{fact}")  # noqa: T201
-
-
 def card(size: int) -> Card:
     score = {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6], "pictures": 10}
     trained_on = {"archive": "none", "protocol": "none", "train": 0, "validation": 0}
@@ -34,7 +29,9 @@ def card(size: int) -> Card:
     return Card(FORMAT, "parity", LETTERS, size, "nearest", backbone, "mlp", trained_on, {"letters": score})
 
 
-def test_embedded_backbone_with_a_head_sure_of_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_embedded_backbone_with_a_head_sure_of_itself(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (PICTURES, 8, 8, 3)).astype(np.uint8)
     pictures = coarse.repeat(8, axis=1).repeat(8, axis=2)
@@ -52,13 +49,15 @@ def test_embedded_backbone_with_a_head_sure_of_itself(tmp_path: Path, capsys: py
     model = load_model(tmp_path)
     theirs = np.concatenate([model.probabilities(part) for part in np.array_split(pictures, 10)])
     difference = float(np.abs(ours - theirs).max())
-    tell(capsys, f"largest difference on {PICTURES} pictures, {EMBEDDED}: {difference:.2e}")
+    record_property(f"largest difference on {PICTURES} pictures, {EMBEDDED}", f"{difference:.2e}")
     assert ours.max(axis=1).mean() > 0.5
     assert difference < TOLERANCE
 
 
 @pytest.mark.shared
-def test_study_on_real_pictures_and_weights(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_study_on_real_pictures_and_weights(
+    shared: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """A small run of the real recipe: learns, and its ONNX agrees on every one of its 520 test pictures."""
     archive = shared / "data" / "asl_real.zip"
     overrides = {
@@ -81,6 +80,6 @@ def test_study_on_real_pictures_and_weights(shared: Path, tmp_path: Path, capsys
         for letter in ("predicted", "runner_up"):
             told = float(row["probability" if letter == "predicted" else "runner_up_probability"])
             differences.append(abs(told - float(answer[model.card.labels.index(row[letter])])))
-    tell(capsys, f"largest difference on {len(rows)} real pictures, vgg16: {max(differences):.2e}")
+    record_property(f"largest difference on {len(rows)} real pictures, vgg16", f"{max(differences):.2e}")
     assert len(rows) >= PICTURES
     assert max(differences) < TOLERANCE
