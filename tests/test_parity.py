@@ -18,6 +18,8 @@ from fingerspell.exporting import write_model
 from fingerspell.heads import mlp_head, probabilities
 from fingerspell.model import FORMAT, Card, load_model
 
+Record = Callable[[str, object], None]
+
 PICTURES = 500
 TOLERANCE = 1e-3
 
@@ -29,9 +31,7 @@ def card(size: int) -> Card:
     return Card(FORMAT, "parity", LETTERS, size, "nearest", backbone, "mlp", trained_on, {"letters": score})
 
 
-def test_embedded_backbone_with_a_head_sure_of_itself(
-    tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_embedded_backbone_with_a_head_sure_of_itself(tmp_path: Path, record_property: Record) -> None:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (PICTURES, 8, 8, 3)).astype(np.uint8)
     pictures = coarse.repeat(8, axis=1).repeat(8, axis=2)
@@ -55,9 +55,7 @@ def test_embedded_backbone_with_a_head_sure_of_itself(
 
 
 @pytest.mark.shared
-def test_study_on_real_pictures_and_weights(
-    shared: Path, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_study_on_real_pictures_and_weights(shared: Path, tmp_path: Path, record_property: Record) -> None:
     """A small run of the real recipe: learns, and its ONNX agrees on every one of its 520 test pictures."""
     archive = shared / "data" / "asl_real.zip"
     overrides = {
