@@ -40,12 +40,13 @@ def score(true: Labels, predicted: Labels) -> dict[str, Any]:
     """
     correct = int((true == predicted).sum())
     interval = binomtest(correct, len(true)).proportion_ci(CONFIDENCE, method="wilson")
+    macro_f1, macro_f1_interval = _macro_f1_with_interval(true, predicted)
     return {
         "pictures": len(true),
         "accuracy": correct / len(true),
         "accuracy_interval": [float(interval.low), float(interval.high)],
-        "macro_f1": _macro_f1(_confusion(true, predicted), _present(true, predicted)),
-        "macro_f1_interval": _bootstrap_macro_f1(true, predicted),
+        "macro_f1": macro_f1,
+        "macro_f1_interval": macro_f1_interval,
     }
 
 
@@ -118,17 +119,6 @@ def _confused_pairs(confusion: NDArray[np.int64], labels: Sequence[str]) -> list
     return sorted(pairs, key=lambda pair: (-pair["pictures"], pair["letter"], pair["taken_for"]))[:_PAIRS]
 
 
-def _present(true: Labels, predicted: Labels) -> NDArray[np.bool_]:
-    """Which of all labels that occur are true of some picture: macro averages run over those alone."""
-    return np.isin(np.union1d(true, predicted), true)
-
-
-def _confusion(true: Labels, predicted: Labels) -> NDArray[np.int64]:
-    names = np.union1d(true, predicted)
-    rows, columns = np.searchsorted(names, true), np.searchsorted(names, predicted)
-    return _count(rows * len(names) + columns, len(names))
-
-
 def _count(cells: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     return np.bincount(cells, minlength=size * size).reshape(size, size)
 
@@ -140,13 +130,15 @@ def _macro_f1(confusion: NDArray[np.int64], present: NDArray[np.bool_]) -> float
     return float(np.mean(2 * hits[present] / np.maximum(denominators[present], 1)))
 
 
-def _bootstrap_macro_f1(true: Labels, predicted: Labels) -> list[float]:
+def _macro_f1_with_interval(true: Labels, predicted: Labels) -> tuple[float, list[float]]:
+    """Macro F1 over the labels that are true of some picture, and its percentile bootstrap."""
     names = np.union1d(true, predicted)
+    present = np.isin(names, true)
     cells = np.searchsorted(names, true) * len(names) + np.searchsorted(names, predicted)
-    present = _present(true, predicted)
     rng = np.random.default_rng(0)
     draws = (cells[rng.integers(len(cells), size=len(cells))] for _ in range(_RESAMPLES))
-    return list(_interval(np.array([_macro_f1(_count(draw, len(names)), present) for draw in draws])))
+    resampled = np.array([_macro_f1(_count(draw, len(names)), present) for draw in draws])
+    return _macro_f1(_count(cells, len(names)), present), list(_interval(resampled))
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
