@@ -102,7 +102,6 @@ def train(
     from fingerspell.exporting import write_model
     from fingerspell.features import open_store
     from fingerspell.recipes import load_recipe, override
-    from fingerspell.reporting import write_report
 
     clock = _Clock()
     with open_archive(source) as archive:
@@ -135,9 +134,7 @@ def train(
         with clock.stage("export"):
             card = _card(folder.name, answers.labels, chosen, dataset, backbone, summary)
             write_model(folder / "model", backbone, trained.head, card)
-        evaluation.write(folder, answers, summary)
-        write_text(folder / "timing.json", _timing(clock, extraction))
-        write_report(folder, lambda name: decode(archive.read(name)).pixels)
+        _write_results(folder, archive, answers, summary, _timing(clock, extraction))
     return Run(folder, summary, clock.seconds, extraction)
 
 
@@ -164,8 +161,6 @@ def evaluate(
     on_progress
         Told of every step.
     """
-    from fingerspell.reporting import write_report
-
     clock = _Clock()
     with open_archive(source) as archive:
         with clock.stage("scan"):
@@ -182,9 +177,7 @@ def evaluate(
             measured_on=f"{len(pictures):,} pictures of {dataset.name}, trained on {model.card.trained_on['archive']}",
             unreadable=_unreadable(dataset),
         )
-        evaluation.write(folder, answers, summary)
-        write_text(folder / "timing.json", _timing(clock, None))
-        write_report(folder, lambda name: decode(archive.read(name)).pixels)
+        _write_results(folder, archive, answers, summary, _timing(clock, None))
     return Run(folder, summary, clock.seconds)
 
 
@@ -313,6 +306,15 @@ def _digest(recipe: Recipe, dataset: Dataset, split: Split, backbone: Backbone) 
     facts["features"]["weights"], facts["split"]["groups"] = backbone.identity, split.to_csv()
     text = json.dumps([facts, dataset.digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write_results(folder: Path, archive: Archive, answers: Answers, summary: dict[str, Any], timing: str) -> None:
+    """Everything that a run and an evaluation both leave, the report last."""
+    from fingerspell.reporting import write_report
+
+    evaluation.write(folder, answers, summary)
+    write_text(folder / "timing.json", timing)
+    write_report(folder, lambda name: decode(archive.read(name)).pixels)
 
 
 def _unreadable(dataset: Dataset) -> int:
