@@ -22,7 +22,7 @@ PACKAGE = REPOSITORY / "src" / "fingerspell"
 FLOW = [
     *("errors", "alphabet", "files", "progress", "streams", "images", "cache"),
     *("rendering", "archive", "dataset", "inspection", "recipes", "splits"),
-    *("backbones", "testing", "features", "heads", "training"),
+    *("backbones", "graphs", "engines", "testing", "features", "heads", "training", "precision"),
     *("model", "exporting", "metrics", "remarks", "evaluation", "figures", "reporting"),
     *("runs", "console", "cli"),
 ]

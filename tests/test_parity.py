@@ -15,6 +15,7 @@ from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive
 from fingerspell.backbones import EMBEDDED, load_backbone
 from fingerspell.exporting import write_model
+from fingerspell.graphs import backbone_graph
 from fingerspell.heads import mlp_head, probabilities
 from fingerspell.model import FORMAT, Card, load_model
 
@@ -45,7 +46,7 @@ def test_embedded_backbone_with_a_head_sure_of_itself(tmp_path: Path, record_pro
         state["0.running_var"].copy_(features.var(0))
         state["5.weight"].mul_(20)  # spreads the logits: an untrained head's even answers would hide differences
     ours = probabilities(head, features).numpy()
-    write_model(tmp_path, backbone, head, card(64))
+    write_model(tmp_path, backbone_graph(backbone, tmp_path), head, card(64))
     model = load_model(tmp_path)
     theirs = np.concatenate([model.probabilities(part) for part in np.array_split(pictures, 10)])
     difference = float(np.abs(ours - theirs).max())
@@ -61,6 +62,7 @@ def test_study_on_real_pictures_and_weights(shared: Path, tmp_path: Path, record
     overrides = {
         "features.weights": str(shared / "weights" / "vgg16_notop_fp16.safetensors"),
         "features.mirrored": False,
+        "features.precision": "float32",
         "split.test_per_class": 20,
         "split.sample": 780,
         "head.mlp.epochs": 30,

@@ -2,7 +2,7 @@
 
 The way of the data, one module a stage:
 
-archive -> dataset -> splits -> backbones, features -> heads, training -> exporting -> evaluation, reporting
+archive -> dataset -> splits -> backbones, engines, features -> heads, training -> exporting -> evaluation, reporting
 
 ``runs.train`` goes the whole way; ``model`` uses the result and needs no torch. Every name below is imported when it is
 first used, so that ``import fingerspell`` costs next to nothing.
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fingerspell.archive import Archive, open_archive
     from fingerspell.backbones import Backbone, load_backbone
     from fingerspell.dataset import Dataset, Picture, scan
+    from fingerspell.engines import Engine, open_engine
     from fingerspell.errors import FingerspellError
     from fingerspell.features import FeatureStore, extract, open_store
     from fingerspell.inspection import Inspection, inspect
@@ -30,6 +31,7 @@ _HOMES = {
     "archive": ("Archive", "open_archive"),
     "backbones": ("Backbone", "load_backbone"),
     "dataset": ("Dataset", "Picture", "scan"),
+    "engines": ("Engine", "open_engine"),
     "errors": ("FingerspellError",),
     "features": ("FeatureStore", "extract", "open_store"),
     "inspection": ("Inspection", "inspect"),
@@ -45,6 +47,7 @@ __all__ = [
     "Archive",
     "Backbone",
     "Dataset",
+    "Engine",
     "FeatureStore",
     "FingerspellError",
     "Inspection",
@@ -61,6 +64,7 @@ __all__ = [
     "load_model",
     "load_recipe",
     "open_archive",
+    "open_engine",
     "open_store",
     "override",
     "render_dataset",

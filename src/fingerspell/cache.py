@@ -1,7 +1,8 @@
 """Where scans and features are remembered between runs, and how to see and clear them.
 
 <cache>/scans/<fingerprint>.json      what an archive holds (dataset.py)
-<cache>/features/<backbone>.sqlite    feature vectors of one backbone, weights and preprocessing (features.py)
+<cache>/graphs/<backbone>.onnx        a backbone as an ONNX graph, in float32 and in 8 bits (graphs.py)
+<cache>/features/<backbone>.sqlite    feature vectors of one backbone, preprocessing and precision (features.py)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _SIDECARS = ("-wal", "-shm")  # SQLite's own, beside the file they belong to
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One remembered file: its kind ("scans" or "features"), path and bytes on disk."""
+    """One remembered file: its kind ("features", "graphs" or "scans"), path and bytes on disk."""
 
     kind: str
     path: Path
@@ -37,6 +38,11 @@ def scans_folder() -> Path:
     return cache_folder() / "scans"
 
 
+def graphs_folder() -> Path:
+    """Folder of the remembered graphs."""
+    return cache_folder() / "graphs"
+
+
 def features_folder() -> Path:
     """Folder of the remembered features."""
     return cache_folder() / "features"
@@ -46,6 +52,7 @@ def entries() -> list[CacheEntry]:
     """All that is remembered, features first."""
     found = [
         *(("features", path) for path in sorted(features_folder().glob("*.sqlite"))),
+        *(("graphs", path) for path in sorted(graphs_folder().glob("*.onnx"))),
         *(("scans", path) for path in sorted(scans_folder().glob("*.json"))),
     ]
     return [CacheEntry(kind, path, sum(p.stat().st_size for p in _files(path))) for kind, path in found]
@@ -57,7 +64,7 @@ def clear() -> int:
     A run in another process goes on to its end; what it computes is then forgotten.
     """
     freed = 0
-    for leftover in filter(is_temporary, scans_folder().glob("*")):
+    for leftover in filter(is_temporary, (*scans_folder().glob("*"), *graphs_folder().glob("*"))):
         leftover.unlink(missing_ok=True)
     for entry in entries():
         freed += entry.size

@@ -67,6 +67,13 @@ def train(
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Local safetensors file with the backbone's weights.")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="torch or openvino; the fastest on this machine if left out.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of the features: float32, bfloat16 or int8; the fastest as good as float32 if left out."),
+    ] = None,
     head: Annotated[str | None, typer.Option(help="mlp (the study's) or linear (softmax regression).")] = None,
     split: Annotated[str | None, typer.Option(help="first-per-class, folders, random, blocks or groups.")] = None,
     test_per_class: Annotated[int | None, typer.Option(help="first-per-class: test pictures of each letter.")] = None,
@@ -108,6 +115,8 @@ def train(
         "features.size": size,
         "features.interpolation": interpolation,
         "features.input_scale": input_scale,
+        "features.engine": engine,
+        "features.precision": precision,
         "head.kind": head,
         "head.mlp.epochs": epochs,
         "head.mlp.patience": patience,

@@ -2,81 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import tempfile
-import warnings
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import safetensors.torch
-import torch
-from torch import Tensor, nn
 
 from fingerspell.files import write_bytes, write_text
+from fingerspell.graphs import classifier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-    from fingerspell.backbones import Backbone
+    from torch import nn
+
     from fingerspell.model import Card
 
-_OPSET = 18  # understood by every onnxruntime since 1.14
 
-
-class _Classifier(nn.Module):
-    """Pictures to probabilities: backbone with its preprocessing, head, softmax."""
-
-    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.head = backbone, head
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return torch.softmax(self.head(self.backbone(pictures)), dim=1)
-
-
-def write_model(folder: Path, backbone: Backbone, head: nn.Module, card: Card) -> None:
-    """Write model.onnx, head.safetensors, model.json and README.md into ``folder``."""
-    write_bytes(folder / "model.onnx", _onnx(backbone, head))
+def write_model(folder: Path, graph: Path, head: nn.Module, card: Card) -> None:
+    """Write model.onnx (head on the backbone's ``graph``), head.safetensors, model.json and README.md."""
+    write_bytes(folder / "model.onnx", classifier(graph, head))
     tensors = {key: value.contiguous() for key, value in head.state_dict().items()}
     write_bytes(folder / "head.safetensors", safetensors.torch.save(tensors))
     write_text(folder / "model.json", json.dumps(asdict(card), indent=2) + "\n")
     write_text(folder / "README.md", _readme(card))
-
-
-def _onnx(backbone: Backbone, head: nn.Module) -> bytes:
-    """ONNX file with an input ``pictures`` (batch, size, size, 3) uint8 and an output ``probabilities``."""
-    size = backbone.preprocessing.size
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
-        path = Path(scratch) / "model.onnx"
-        torch.onnx.export(
-            _Classifier(backbone, head).eval(),
-            (example,),
-            path,
-            input_names=["pictures"],
-            output_names=["probabilities"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=_OPSET,
-            external_data=False,
-            verbose=False,
-        )
-        return path.read_bytes()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's talk of its own internals from the user's screen."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _readme(card: Card) -> str:

@@ -1,7 +1,7 @@
 """Features of pictures, computed once and remembered.
 
 A frozen backbone gives the same answer every epoch, so it sees each picture and view once. The vectors are kept in one
-SQLite file for each backbone identity (name, weights, preprocessing, precision), keyed by the sha256 of the picture's
+SQLite file for each engine identity (backbone, weights, preprocessing, precision), keyed by the sha256 of the picture's
 bytes and the view. SQLite's transactions are what makes the cache whole after a kill at any moment and safe with
 several processes; nothing here needs a lock of its own.
 """
@@ -13,16 +13,15 @@ import re
 import sqlite3
 import time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from fingerspell import images
 from fingerspell.errors import CacheError, DatasetError
 from fingerspell.progress import silent
-from fingerspell.streams import batched, ordered_map
+from fingerspell.streams import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,16 +30,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fingerspell.archive import Archive
-    from fingerspell.backbones import Backbone
+    from fingerspell.backbones import Preprocessing
     from fingerspell.dataset import Picture
+    from fingerspell.engines import Engine
     from fingerspell.images import Pixels, View
     from fingerspell.progress import Progress
 
     Vectors = NDArray[np.float32]
-
-# Pictures go through the network in batches of exactly this size (the last one is padded): a kernel that the library
-# chooses by batch size would otherwise change a vector's last bits with its neighbours.
-BATCH = 64
 
 _WAIT_S = 60.0  # for another process's transaction, which takes milliseconds
 _SCHEMA = """
@@ -52,29 +48,35 @@ CREATE TEMP TABLE IF NOT EXISTS wanted (row INTEGER PRIMARY KEY, picture BLOB);
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an extraction did: pictures read and decoded, vectors computed, vectors that were already there."""
+    """What an extraction did.
 
-    pictures_decoded: int
-    vectors_computed: int
-    vectors_remembered: int
+    Attributes
+    ----------
+    pictures_decoded : int
+    network_calls : int
+        Batches that went through the network.
+    vectors_computed, vectors_remembered : int
+        Vectors made by this extraction, and those that were already there.
+    """
+
+    pictures_decoded: int = 0
+    network_calls: int = 0
+    vectors_computed: int = 0
+    vectors_remembered: int = 0
 
     def __add__(self, other: Extraction) -> Extraction:
         """Sum of two extractions' work."""
-        return Extraction(
-            self.pictures_decoded + other.pictures_decoded,
-            self.vectors_computed + other.vectors_computed,
-            self.vectors_remembered + other.vectors_remembered,
-        )
+        return Extraction(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 class FeatureStore:
-    """Feature vectors of one backbone identity, in one SQLite file under ``folder``."""
+    """Feature vectors of one engine identity, in one SQLite file under ``folder``."""
 
-    def __init__(self, folder: Path, backbone: Backbone) -> None:
-        identity = backbone.identity
-        name = re.sub(r"[^\w.-]+", "_", backbone.name)
+    def __init__(self, folder: Path, engine: Engine) -> None:
+        identity = engine.identity
+        name = re.sub(r"[^\w.-]+", "_", engine.backbone.name)
         self.path = folder / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.sqlite"
-        self.dimension = backbone.dimension
+        self.dimension = engine.dimension
         with self._errors():
             folder.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=_WAIT_S)
@@ -163,7 +165,7 @@ class FeatureStore:
 def extract(
     archive: Archive,
     pictures: Sequence[Picture],
-    backbone: Backbone,
+    engine: Engine,
     store: FeatureStore,
     *,
     views: Sequence[View] = images.VIEWS,
@@ -171,7 +173,7 @@ def extract(
 ) -> Extraction:
     """Compute and remember every vector that is not in the store yet.
 
-    Pictures are decoded by threads beside the network, in batches; memory does not grow with their number.
+    Pictures are decoded by threads beside the network; memory does not grow with their number.
 
     Raises
     ------
@@ -182,34 +184,30 @@ def extract(
     """
     todo = store.missing(pictures, views)
     total = len(pictures) * len(views)
-    computed, absent = 0, sum(len(gap) for _, gap in todo)
-    for batch in batched(_inputs(archive, todo, backbone), BATCH):
-        pixels = [picture for _, picture in batch]
-        padded = np.stack(pixels + [pixels[0]] * (BATCH - len(pixels)))
-        with torch.inference_mode():
-            vectors = backbone(torch.from_numpy(padded)).numpy()
-        store.add([key for key, _ in batch], vectors[: len(batch)])
-        computed += len(batch)
-        on_progress("Computing features", total - absent + computed, total)
-    return Extraction(len(todo), computed, total - absent)
+    remembered = total - sum(len(absent) for _, absent in todo)
+    calls_before, computed = engine.calls, 0
+    for keys, vectors in engine.stream(_inputs(archive, todo, engine.backbone.preprocessing)):
+        store.add(keys, vectors)
+        computed += len(keys)
+        on_progress("Computing features", remembered + computed, total)
+    return Extraction(len(todo), engine.calls - calls_before, computed, remembered)
 
 
-def open_store(folder: Path, backbone: Backbone) -> closing[FeatureStore]:
-    """Open the store of a backbone as a context manager."""
-    return closing(FeatureStore(folder, backbone))
+def open_store(folder: Path, engine: Engine) -> closing[FeatureStore]:
+    """Open the store of an engine as a context manager."""
+    return closing(FeatureStore(folder, engine))
 
 
 def _inputs(
-    archive: Archive, todo: Iterable[tuple[Picture, tuple[View, ...]]], backbone: Backbone
+    archive: Archive, todo: Iterable[tuple[Picture, tuple[View, ...]]], preprocessing: Preprocessing
 ) -> Iterator[tuple[tuple[str, View], Pixels]]:
     """Key and network input of every absent vector."""
-    size, interpolation = backbone.preprocessing.size, backbone.preprocessing.interpolation
 
     def prepare(work: tuple[Picture, tuple[View, ...], bytes]) -> list[tuple[tuple[str, View], Pixels]]:
         picture, views, data = work
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             raise DatasetError(f"{picture.id}: the picture changed while the archive was being read. Start again.")
-        pixels = images.resize(images.decode(data).pixels, size, interpolation)
+        pixels = images.resize(images.decode(data).pixels, preprocessing.size, preprocessing.interpolation)
         return [((picture.sha256, view), images.view_of(pixels, view)) for view in views]
 
     work = ((picture, views, archive.read(picture.id)) for picture, views in todo)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fingerspell.archive import Archive
-    from fingerspell.backbones import Backbone
     from fingerspell.dataset import Dataset
+    from fingerspell.engines import Engine
     from fingerspell.evaluation import Answers
     from fingerspell.features import Extraction, FeatureStore
     from fingerspell.model import Card, Model
@@ -101,6 +101,8 @@ def train(
     """
     from fingerspell.exporting import write_model
     from fingerspell.features import open_store
+    from fingerspell.graphs import backbone_graph
+    from fingerspell.precision import cost_notes, measure_cost
     from fingerspell.recipes import load_recipe, override
 
     clock = _Clock()
@@ -110,30 +112,33 @@ def train(
         chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides or {})
         split = _split(archive, dataset, chosen)
         with clock.stage("backbone"):
-            backbone = _backbone(chosen)
-        default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, backbone)[:8]}"
+            engine = _engine(chosen)
+        default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, engine)[:8]}"
         folder = Path(out) if out else default
         _prepare_folder(folder, kind="run", overwrite=overwrite)
         write_text(folder / "recipe.toml", chosen.to_toml())
         write_text(folder / "split.csv", split.to_csv())
-        with open_store(cache.features_folder(), backbone) as store:
+        with open_store(cache.features_folder(), engine) as store:
             with clock.stage("features"):
-                extraction = _extract(archive, split, backbone, store, chosen, on_progress)
+                extraction = _extract(archive, split, engine, store, chosen, on_progress)
             with clock.stage("head"):
                 trained, answers = _train_head(store, split, chosen, on_progress)
+            with clock.stage("precision"):
+                precision = measure_cost(archive, split.test, engine, store, trained.head)
         write_text(folder / "history.csv", csv_text(trained.history[0], (row.values() for row in trained.history)))
         summary = evaluation.summarise(
             answers,
-            inspection.notes(dataset),
+            [*inspection.notes(dataset), *cost_notes(precision)],
             trained.history,
             model=folder.name,
             measured_on=f"{len(split.test):,} test pictures of {dataset.name}, split {chosen.split.protocol}",
             split=_split_facts(split, chosen),
+            features=precision,
             unreadable=_unreadable(dataset),
         )
         with clock.stage("export"):
-            card = _card(folder.name, answers.labels, chosen, dataset, backbone, summary)
-            write_model(folder / "model", backbone, trained.head, card)
+            card = _card(folder.name, answers.labels, chosen, dataset, engine, summary)
+            write_model(folder / "model", backbone_graph(engine.backbone, cache.graphs_folder()), trained.head, card)
         _write_results(folder, archive, answers, summary, _timing(clock, extraction))
     return Run(folder, summary, clock.seconds, extraction)
 
@@ -211,34 +216,37 @@ def _groups(archive: Archive, source: str, ids: list[str]) -> dict[str, str]:
     return splits.read_groups(data, column or None, ids)
 
 
-def _backbone(recipe: Recipe) -> Backbone:
+def _engine(recipe: Recipe) -> Engine:
     from fingerspell.backbones import load_backbone
+    from fingerspell.engines import open_engine
 
     features = recipe.features
-    return load_backbone(
+    backbone = load_backbone(
         features.backbone,
         weights=Path(features.weights) if features.weights else None,
         size=features.size,
         interpolation=features.interpolation,
         input_scale=features.input_scale,
     )
+    return open_engine(backbone, cache.graphs_folder(), engine=features.engine, precision=features.precision)
 
 
 def _extract(
-    archive: Archive, split: Split, backbone: Backbone, store: FeatureStore, recipe: Recipe, on_progress: Progress
+    archive: Archive, split: Split, engine: Engine, store: FeatureStore, recipe: Recipe, on_progress: Progress
 ) -> Extraction:
-    """Features of every picture in every view that training or a score needs, whatever the seed."""
-    from fingerspell.features import extract
+    """Features of every picture in every view that this run looks at, and no other."""
+    from fingerspell.features import Extraction, extract
     from fingerspell.images import VIEWS
 
     wanted = [
+        (split.train, VIEWS if recipe.features.mirrored else VIEWS[:1]),
+        (split.validation, VIEWS[:1]),
         (split.test, VIEWS),
-        ((*split.train, *split.validation), VIEWS if recipe.features.mirrored else VIEWS[:1]),
     ]
-    first, second = (
-        extract(archive, pictures, backbone, store, views=views, on_progress=on_progress) for pictures, views in wanted
-    )
-    return first + second
+    done = Extraction()
+    for pictures, views in wanted:
+        done += extract(archive, pictures, engine, store, views=views, on_progress=on_progress)
+    return done
 
 
 def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: Progress) -> tuple[Trained, Answers]:
@@ -300,10 +308,10 @@ def _prepare_folder(folder: Path, *, kind: str, overwrite: bool) -> None:
         stale.unlink(missing_ok=True)
 
 
-def _digest(recipe: Recipe, dataset: Dataset, split: Split, backbone: Backbone) -> str:
-    """Digest of all that decides the run's numbers: recipe, pictures, who is where, weights; no path of a file."""
+def _digest(recipe: Recipe, dataset: Dataset, split: Split, engine: Engine) -> str:
+    """Digest of all that decides the run's numbers: recipe, pictures, who is where, features; no path of a file."""
     facts = asdict(recipe)
-    facts["features"]["weights"], facts["split"]["groups"] = backbone.identity, split.to_csv()
+    facts["features"], facts["split"]["groups"] = [engine.identity, recipe.features.mirrored], split.to_csv()
     text = json.dumps([facts, dataset.digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -339,18 +347,19 @@ def _card(
     labels: tuple[str, ...],
     recipe: Recipe,
     dataset: Dataset,
-    backbone: Backbone,
+    engine: Engine,
     summary: dict[str, Any],
 ) -> Card:
     from fingerspell.model import FORMAT, Card
 
+    preprocessing = engine.backbone.preprocessing
     return Card(
         format=FORMAT,
         name=name,
         labels=labels,
-        size=backbone.preprocessing.size,
-        interpolation=backbone.preprocessing.interpolation,
-        backbone=json.loads(backbone.identity),
+        size=preprocessing.size,
+        interpolation=preprocessing.interpolation,
+        backbone=json.loads(engine.identity),
         head=recipe.head.kind,
         trained_on={"archive": dataset.name, "pictures_sha256": dataset.digest} | summary["split"],
         scores=summary["scores"],

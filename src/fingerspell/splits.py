@@ -6,8 +6,8 @@
 ``blocks``           one of k contiguous stretches of each letter's film, with a gap of unused frames around it
 ``groups``           one of k sets of groups (signers), named in a csv file: nobody stands on both sides
 
-Everything is drawn from the seed. Whatever a protocol says, a picture whose bytes are in the test set is taken out of
-training and validation, and one whose bytes are in validation out of training.
+The test set is drawn from the seed, where it is drawn at all. Whatever a protocol says, a picture whose bytes are in
+the test set is taken out of training and validation, and one whose bytes are in validation out of training.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ def split_pictures(
     options
         Protocol and its numbers.
     seed
-        Of everything that is drawn, except which pictures ``sample`` takes: those are the same for every seed, and the
-        larger sample holds the smaller, so that features once computed serve again.
+        Of the test set, where the protocol draws one (random, groups). Which pictures ``sample`` takes and which of
+        them validate is the same for every seed, and the larger sample holds the smaller, so that features once
+        computed serve again.
     groups
         Picture id to group, for the protocol ``groups``.
 
@@ -102,7 +103,7 @@ def split_pictures(
         )
     rng = np.random.default_rng(seed)
     division = _PROTOCOLS[options.protocol](pictures, options, rng, groups or {})
-    train, validation, notes = _fill(division, options, rng)
+    train, validation, notes = _fill(division, options)
     train, validation, dropped = _without_duplicates(train, validation, division.test, leak=options.reference_leak)
     in_order = partial(_sorted_as, pictures)
     split = Split(in_order(train), in_order(validation), in_order(division.test), dropped, (*division.notes, *notes))
@@ -260,16 +261,18 @@ _PROTOCOLS: dict[str, _Protocol] = {
 }
 
 
-def _fill(
-    division: _Division, options: SplitOptions, rng: np.random.Generator
-) -> tuple[list[Picture], list[Picture], list[str]]:
-    """Training and validation pictures: a sample of the pool, and if the protocol set none aside, a share of it."""
+def _fill(division: _Division, options: SplitOptions) -> tuple[list[Picture], list[Picture], list[str]]:
+    """Training and validation pictures: a sample of the pool, and if the protocol set none aside, a share of it.
+
+    Both are the same for every seed, so that another seed needs no features of other pictures or views.
+    """
     pool, notes = _sample(division.pool, options.sample), []
     if options.sample and options.sample > len(division.pool):
         notes.append(f"The sample of {options.sample:,} is all of the {len(division.pool):,} pictures there are.")
     if division.validation is not None:
         return pool, division.validation, notes
     train, validation = [], []
+    rng = np.random.default_rng(0)
     for letter in _by_letter(pool, lambda p: p.id):
         shuffled = [letter[i] for i in rng.permutation(len(letter))]
         count = max(1, round(options.validation * len(letter)))

@@ -1,4 +1,4 @@
-"""A stand-in for the slow part, for tests of code that uses fingerspell: a backbone that needs no weights."""
+"""Stand-ins for the slow part, for tests of code that uses fingerspell: a backbone that needs no weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fingerspell.backbones import Backbone, Preprocessing
+from fingerspell.engines import Engine, TorchEngine
 
 _GRID = 4  # the picture is averaged down to so many cells a side
 
@@ -28,3 +29,8 @@ def fake_backbone(size: int = 16, dimension: int = 24) -> Backbone:
     """Backbone whose features tell coarse colours apart and that costs nothing; the same numbers every time."""
     preprocessing = Preprocessing(size, "nearest", "rgb", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
     return Backbone("fake", _Projection(dimension), preprocessing)
+
+
+def fake_engine() -> Engine:
+    """Engine that runs the fake backbone, in batches of 64."""
+    return TorchEngine(fake_backbone())

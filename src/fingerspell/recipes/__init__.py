@@ -22,6 +22,8 @@ from fingerspell.images import Interpolation
 
 Protocol = Literal["first-per-class", "folders", "random", "blocks", "groups"]
 InputScale = Literal["native", "unit"]
+EngineKind = Literal["torch", "openvino"]
+Precision = Literal["float32", "bfloat16", "int8"]
 HeadKind = Literal["mlp", "linear"]
 
 Count = Annotated[int, Field(ge=1)]
@@ -55,6 +57,8 @@ class FeatureOptions:
     size: Annotated[int, Field(ge=16, le=2048)] | None = None
     interpolation: Interpolation | None = None
     input_scale: InputScale = "native"
+    engine: EngineKind | None = None  # what runs the backbone; None: the fastest on this machine
+    precision: Precision | None = None  # of the features; None: the fastest that is as good as float32
     mirrored: bool = True  # train on mirrored views too, which stand for the other hand
 
 

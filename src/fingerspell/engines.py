@@ -1,0 +1,221 @@
+"""What runs a backbone over many pictures: torch on a graphics card, OpenVINO on a processor.
+
+This is the one place that knows of devices, precisions and batches. Lower precision is used where it costs next to
+nothing: float32 features are the reference, and how near the others come is measured on rendered hands before they are
+trusted (``graphs.Agreement``), and once more on the pictures of every run that uses them (``runs``).
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections import deque
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from fingerspell import graphs
+from fingerspell.errors import BackboneError
+from fingerspell.streams import batched
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from fingerspell.backbones import Backbone
+    from fingerspell.images import Pixels
+    from fingerspell.recipes import EngineKind, Precision
+
+    Vectors = NDArray[np.float32]
+
+Key = TypeVar("Key")
+
+# 8 bits are trusted with a backbone whose features keep this mean cosine to float32's. VGG16 and ResNets stay above
+# 0.999; EfficientNet-Lite0 falls to 0.98, and with it the accuracy (docs/performance.md).
+_TRUSTED_COSINE = 0.998
+
+_OPENVINO_PRECISION = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+
+
+class Engine(ABC):
+    """A backbone on a device, in a precision.
+
+    Pictures go through in batches of exactly ``batch`` (the last one is padded): a kernel that a library chooses by
+    batch size would otherwise change a vector's last bits with its neighbours.
+
+    Attributes
+    ----------
+    backbone : Backbone
+    name : str
+        "torch" or "openvino".
+    precision : str
+        "float32", "bfloat16" or "int8".
+    batch : int
+    calls : int
+        Batches computed so far.
+    """
+
+    name: EngineKind
+
+    def __init__(self, backbone: Backbone, precision: Precision, batch: int) -> None:
+        self.backbone, self.precision, self.batch = backbone, precision, batch
+        self.calls = 0
+
+    @property
+    def dimension(self) -> int:
+        """Length of a feature vector."""
+        return self.backbone.dimension
+
+    @property
+    def identity(self) -> str:
+        """Everything the features depend on besides the picture, as JSON: the key of the feature cache.
+
+        Not the name: in the same precision engines agree to rounding.
+        """
+        if self.precision == "float32":
+            return self.backbone.identity
+        facts = json.loads(self.backbone.identity) | {"precision": self.precision, "graph": graphs.VERSION}
+        return json.dumps(facts, sort_keys=True)
+
+    @abstractmethod
+    def stream(self, pictures: Iterable[tuple[Key, Pixels]]) -> Iterator[tuple[list[Key], Vectors]]:
+        """Keys and float32 vectors (n, dimension) of (key, uint8 picture (size, size, 3)), in order, batch by batch.
+
+        Pictures are drawn while the network works on earlier ones.
+        """
+
+    def _stacked(self, batch: Sequence[tuple[Key, Pixels]]) -> tuple[list[Key], Pixels]:
+        """Keys, and a full batch of pictures (batch, size, size, 3)."""
+        self.calls += 1
+        pixels = [picture for _, picture in batch]
+        return [key for key, _ in batch], np.stack(pixels + [pixels[0]] * (self.batch - len(pixels)))
+
+
+class TorchEngine(Engine):
+    """Torch, on the graphics card if there is one. Float32 and nothing less, so the vectors are a processor's."""
+
+    name = "torch"
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        super().__init__(backbone, "float32", batch=64 if self._device.type == "cpu" else 256)
+
+    def stream(self, pictures: Iterable[tuple[Key, Pixels]]) -> Iterator[tuple[list[Key], Vectors]]:
+        """See ``Engine.stream``."""
+        network = self.backbone.to(self._device)
+        try:
+            for batch in batched(pictures, self.batch):
+                keys, pixels = self._stacked(batch)
+                # Without the flag cuDNN would round the inputs of convolutions to 10 bits (TF32).
+                with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+                    vectors = network(torch.from_numpy(pixels).to(self._device)).cpu().numpy()
+                yield keys, vectors[: len(keys)]
+        finally:
+            self.backbone.to("cpu")  # where the rest of a run expects it
+
+
+class OpenVinoEngine(Engine):
+    """OpenVINO on the processor: a batch on each core, and more waiting so that none is ever idle."""
+
+    name = "openvino"
+    _WAITING = 2  # batches beyond those that are computed
+
+    def __init__(self, backbone: Backbone, precision: Precision, graph: Path) -> None:
+        super().__init__(backbone, precision, batch=16)
+        self._graph = graph
+
+    @cached_property
+    def _requests(self) -> list[Any]:
+        """Compiled network, once for each batch under way; only made when there is something to compute."""
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(self._graph)
+        size = self.backbone.preprocessing.size
+        model.reshape([self.batch, size, size, 3])
+        options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": _OPENVINO_PRECISION[self.precision]}
+        compiled = core.compile_model(model, "CPU", options)
+        busy = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        return [compiled.create_infer_request() for _ in range(busy + self._WAITING)]
+
+    def stream(self, pictures: Iterable[tuple[Key, Pixels]]) -> Iterator[tuple[list[Key], Vectors]]:
+        """See ``Engine.stream``."""
+        free, running = deque[Any](), deque[tuple[list[Key], Any]]()
+
+        def finish_first() -> tuple[list[Key], Vectors]:
+            keys, request = running.popleft()
+            request.wait()
+            free.append(request)
+            return keys, request.get_output_tensor().data[: len(keys)].copy()
+
+        try:
+            for number, batch in enumerate(batched(pictures, self.batch)):
+                if not number:
+                    free.extend(self._requests)
+                keys, pixels = self._stacked(batch)
+                request = free.popleft()
+                request.start_async({0: pixels})
+                running.append((keys, request))
+                if not free:
+                    yield finish_first()
+            while running:
+                yield finish_first()
+        finally:
+            for _, request in running:
+                request.wait()
+
+
+def open_engine(
+    backbone: Backbone, folder: Path, *, engine: EngineKind | None = None, precision: Precision | None = None
+) -> Engine:
+    """Fastest engine that this machine has for a backbone, at no cost in accuracy.
+
+    Parameters
+    ----------
+    backbone
+        Network to run.
+    folder
+        Where graphs are remembered; the first time a backbone is seen here it takes some seconds to make them.
+    engine
+        "torch" or "openvino"; None chooses: torch where there is a graphics card, OpenVINO elsewhere.
+    precision
+        "float32", "bfloat16" or "int8"; None chooses the fastest whose features are as good as float32's.
+
+    Raises
+    ------
+    BackboneError
+        If the engine or the processor does not know the precision.
+    """
+    if (engine or _default_engine()) == "torch":
+        if precision not in {None, "float32"}:
+            raise BackboneError(
+                f"engine torch computes features in float32, found precision {precision}. "
+                "Leave --precision out, or give --engine openvino."
+            )
+        return TorchEngine(backbone)
+    chosen = precision or _trusted_precision(backbone, folder)
+    if chosen == "bfloat16" and not _has_bfloat16():
+        raise BackboneError("this processor has no bfloat16 instructions. Leave --precision out, or give float32.")
+    graph = graphs.int8_graph if chosen == "int8" else graphs.backbone_graph
+    return OpenVinoEngine(backbone, chosen, graph(backbone, folder))
+
+
+def _default_engine() -> EngineKind:
+    return "torch" if torch.accelerator.is_available() else "openvino"
+
+
+def _trusted_precision(backbone: Backbone, folder: Path) -> Precision:
+    found = graphs.read_agreement(graphs.int8_graph(backbone, folder))
+    if found and found.mean_cosine >= _TRUSTED_COSINE:
+        return "int8"
+    return "bfloat16" if _has_bfloat16() else "float32"
+
+
+def _has_bfloat16() -> bool:
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -1,0 +1,243 @@
+"""A backbone as an ONNX graph: what OpenVINO runs, what 8 bits are made from, and what an exported model holds.
+
+<folder>/<backbone>.onnx        RGB uint8 pictures (batch, size, size, 3) -> features (batch, dimension), float32
+<folder>/<backbone>.int8.onnx   the same with 8-bit convolutions; its metadata say how near its features are
+
+Both are made once for each backbone identity and remembered, for making them takes longer than training a head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import re
+import tempfile
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import compose, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import nn
+
+from fingerspell import images
+from fingerspell.alphabet import LETTERS
+from fingerspell.files import write_bytes
+from fingerspell.rendering import render_letter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from fingerspell.backbones import Backbone
+    from fingerspell.images import Pixels
+
+_OPSET = 18  # understood by every onnxruntime since 1.14
+
+# Part of the name under which graphs are remembered: raise it whenever one would come out different.
+VERSION = 1
+
+# Activations that follow a convolution are quantised with it: without their ranges, half of the 8 bits would be spent
+# on the negative values that they cut off.
+_QUANTISED = ["Conv", "Relu", "Clip", "MaxPool", "Add"]
+
+# Rendered hands that show the ranges of the activations, and others that show what the 8 bits cost. Drawn pictures
+# make the graph the same for every archive, and keep test pictures out of it.
+_CALIBRATION, _COMPARISON = 64, 32
+_RENDERED_SIZE = 128
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near the features of one network in two precisions are.
+
+    Attributes
+    ----------
+    mean_cosine : float
+        Mean cosine of a picture's two vectors.
+    relative_difference : float
+        Norm of the difference over the norm of the reference, all vectors together.
+    largest_difference : float
+        Of any one feature, over the largest feature of the reference.
+    """
+
+    mean_cosine: float
+    relative_difference: float
+    largest_difference: float
+
+
+def agreement(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Agreement:
+    """Compare vectors (N, dimension) with the reference's, row by row."""
+    difference = vectors - reference
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(reference, axis=1)
+    return Agreement(
+        mean_cosine=float(((vectors * reference).sum(axis=1) / norms).mean()),
+        relative_difference=float(np.linalg.norm(difference)) / float(np.linalg.norm(reference)),
+        largest_difference=float(np.abs(difference).max()) / float(np.abs(reference).max()),
+    )
+
+
+def backbone_graph(backbone: Backbone, folder: Path) -> Path:
+    """Float32 graph of a backbone, exported if it is not there yet."""
+    path = _path(backbone, folder, ".onnx")
+    if not path.exists():
+        write_bytes(path, _export(backbone))
+    return path
+
+
+def int8_graph(backbone: Backbone, folder: Path) -> Path:
+    """Graph of a backbone with 8-bit convolutions, made if it is not there yet; see ``read_agreement``."""
+    path = _path(backbone, folder, ".int8.onnx")
+    if not path.exists():
+        write_bytes(path, _quantise(backbone_graph(backbone, folder), backbone.preprocessing.size))
+    return path
+
+
+def read_agreement(graph: Path) -> Agreement | None:
+    """Agreement of an 8-bit graph with its float32 one, on rendered hands; None if it has nothing in 8 bits."""
+    properties = {entry.key: entry.value for entry in onnx.load(graph).metadata_props}
+    return Agreement(**json.loads(properties["agreement"])) if "agreement" in properties else None
+
+
+def classifier(graph: Path, head: nn.Module) -> bytes:
+    """ONNX file of a backbone's graph with a head and softmax on top: pictures -> probabilities (batch, classes)."""
+    below = onnx.load(graph)
+    above = _head_graph(head, below.ir_version)
+    return bytes(compose.merge_models(below, above, io_map=[("features", "head.features")]).SerializeToString())
+
+
+def _path(backbone: Backbone, folder: Path, suffix: str) -> Path:
+    name = re.sub(r"[^\w.-]+", "_", backbone.name)
+    digest = hashlib.sha256(f"{backbone.identity} {VERSION}".encode()).hexdigest()[:16]
+    return folder / f"{name}-{digest}{suffix}"
+
+
+def _export(backbone: Backbone) -> bytes:
+    size = backbone.preprocessing.size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        path = Path(scratch) / "graph.onnx"
+        torch.onnx.export(
+            backbone.eval(),
+            (example,),
+            path,
+            input_names=["pictures"],
+            output_names=["features"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=_OPSET,
+            external_data=False,
+            verbose=False,
+        )
+        return path.read_bytes()
+
+
+def _quantise(graph: Path, size: int) -> bytes:
+    """Post-training quantisation: weights to int8 by channel, activations to uint8 by tensor, min to max."""
+    if not any(node.op_type == "Conv" for node in onnx.load(graph).graph.node):
+        return graph.read_bytes()  # 8 bits pay in convolutions; anything else stays as it is
+    pictures = _rendered(_CALIBRATION + _COMPARISON, size)
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        prepared, quantised = Path(scratch) / "prepared.onnx", Path(scratch) / "quantised.onnx"
+        quant_pre_process(graph, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            quantised,
+            _Batches(pictures[:_CALIBRATION]),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=_QUANTISED,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        found = agreement(_run(quantised, pictures[_CALIBRATION:]), _run(graph, pictures[_CALIBRATION:]))
+        model = onnx.load(quantised)
+    helper.set_model_props(model, {"agreement": json.dumps(asdict(found))})
+    return bytes(model.SerializeToString())
+
+
+def _rendered(count: int, size: int) -> Pixels:
+    """Hands posed as every letter in turn, (count, size, size, 3), the same ones always."""
+    drawn = (
+        render_letter(LETTERS[number % len(LETTERS)], np.random.default_rng([0, number]), _RENDERED_SIZE)
+        for number in range(count)
+    )
+    return np.stack([images.resize(pixels, size, "bilinear") for pixels in drawn])
+
+
+class _Batches(CalibrationDataReader):  # type: ignore[misc]  # the library has no types
+    """Calibration pictures as onnxruntime asks for them."""
+
+    def __init__(self, pictures: Pixels) -> None:
+        self._batches = iter(np.array_split(pictures, -(-len(pictures) // _BATCH)))
+
+    def get_next(self) -> dict[str, Pixels] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {"pictures": batch}
+
+
+def _run(graph: Path, pictures: Pixels) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    result: NDArray[np.float32] = session.run(None, {"pictures": pictures})[0]
+    return result
+
+
+def _head_graph(head: nn.Module, ir_version: int) -> onnx.ModelProto:
+    """Head and softmax, written down layer by layer: torch's exporter takes seconds to start."""
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
+    edge = "head.features"
+    layers = [*head.children(), nn.Softmax(dim=1)]
+    for number, layer in enumerate(layers):
+        tensors = {f"head.{number}.{name}": value for name, value in layer.state_dict().items() if value.ndim}
+        weights += [numpy_helper.from_array(value.numpy(), name) for name, value in tensors.items()]
+        operator, attributes = _operator(layer)
+        output = "probabilities" if number == len(layers) - 1 else f"head.{number}"
+        nodes.append(helper.make_node(operator, [edge, *tensors], [output], **attributes))
+        edge = output
+    dimension = next(iter(head.state_dict().values())).shape[-1]
+    classes = list(head.state_dict().values())[-1].shape[0]
+    graph = helper.make_graph(
+        nodes,
+        "head",
+        [helper.make_tensor_value_info("head.features", onnx.TensorProto.FLOAT, ["batch", dimension])],
+        [helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, ["batch", classes])],
+        weights,
+    )
+    return helper.make_model(graph, ir_version=ir_version, opset_imports=[helper.make_opsetid("", _OPSET)])
+
+
+def _operator(layer: nn.Module) -> tuple[str, dict[str, Any]]:
+    """ONNX operator of a layer of a head; its inputs come in the order of the layer's own tensors."""
+    match layer:
+        case nn.BatchNorm1d():
+            return "BatchNormalization", {"epsilon": layer.eps}
+        case nn.Linear():
+            return "Gemm", {"transB": 1}
+        case nn.ReLU():
+            return "Relu", {}
+        case nn.Softmax():
+            return "Softmax", {"axis": 1}
+    raise TypeError(f"a head has no layer like {layer}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' talk of their own internals from the user's screen."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
