@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+KERAS ?= .keras/bin/python
+
+.PHONY: demo test check format bench bench-inputs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/fingerspell demo --overwrite
@@ -20,8 +22,22 @@ format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The study's recipe in Keras gets an environment of its own in .keras, unless KERAS names a python that has one.
+bench: bench-inputs $(VENV)/.ready $(if $(filter .keras/%,$(KERAS)),.keras/.ready)
+	$(BIN)/python benchmarks/speed.py "$(ARCHIVE)" --weights "$(WEIGHTS)" --keras "$(KERAS)" --out runs/speed $(OPTIONS)
+
+bench-inputs:
+	@test -n "$(ARCHIVE)" -a -n "$(WEIGHTS)" || { echo "make bench needs the archive of the real study and VGG16's\
+	 weights: make bench ARCHIVE=archive.zip WEIGHTS=vgg16_notop.safetensors [KERAS=python] [OPTIONS='--minutes 30']" \
+	 >&2; exit 1; }
+
 clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+
+.keras/.ready: benchmarks/reference_keras.txt
+	$(PYTHON) -m venv .keras
+	.keras/bin/pip install --quiet --requirement $<
+	touch $@
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'

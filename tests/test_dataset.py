@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
+from fingerspell import images
 from fingerspell.alphabet import LETTERS
 from fingerspell.archive import Archive, open_archive
 from fingerspell.dataset import Dataset, Picture, _labels, scan
@@ -505,3 +506,18 @@ def test_a_scan_holds_few_files_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         scan(archive, on_progress=lambda _, done, __: ahead.append(len(drawn) - done))
     assert len(drawn) == 208
     assert max(ahead) <= 64
+
+
+def test_a_scan_examines_every_picture_once_and_decodes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examined: list[bytes] = []
+    examine = images.examine
+
+    def counted(data: bytes) -> images.Examined:
+        examined.append(data)
+        return examine(data)
+
+    monkeypatch.setattr(images, "examine", counted)
+    monkeypatch.delattr(images, "decode")
+    files = alphabet(2)
+    assert len(scanned(tmp_path, files).pictures) == 52
+    assert sorted(examined) == sorted(files.values())

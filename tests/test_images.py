@@ -11,7 +11,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from fingerspell.errors import UnreadableError
-from fingerspell.images import MAX_PIXELS, SUFFIXES, Interpolation, decode, resize, view_of
+from fingerspell.images import MAX_PIXELS, SUFFIXES, Interpolation, decode, examine, resize, view_of
 from pictures import encode, jpeg, png, png_claiming
 
 RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 128, 0], [0, 0, 255], [255, 255, 255]
@@ -205,6 +205,78 @@ class TestUnreadable:
                 assert str(error)  # noqa: PT017 - either outcome is right
             else:
                 assert decoded.pixels.ndim == 3
+
+
+def outcome_of_decode(data: bytes) -> tuple[int, int, str] | str:
+    try:
+        decoded = decode(data)
+    except UnreadableError as error:
+        return str(error)
+    height, width = decoded.pixels.shape[:2]
+    return width, height, decoded.format
+
+
+def outcome_of_examine(data: bytes) -> tuple[int, int, str] | str:
+    try:
+        found = examine(data)
+    except UnreadableError as error:
+        return str(error)
+    return found.width, found.height, found.format
+
+
+class TestExamine:
+    """It finds what ``decode`` would find, to the letter."""
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+    def test_the_upright_size(self, form: str, orientation: int) -> None:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        data = encode(half_red_half_blue(), form, exif=exif)
+        assert (
+            outcome_of_examine(data)
+            == outcome_of_decode(data)
+            == ((40, 20, form) if orientation < 5 else (20, 40, form))
+        )
+
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 95}], ids=str)
+    @pytest.mark.parametrize("damage", ["none", "cut", "changed", "torn out"])
+    def test_jpegs_whole_and_damaged(self, mode: str, options: dict[str, Any], damage: str) -> None:
+        rng = np.random.default_rng(0)
+        whole = encode(noise(size=53).convert(mode), "JPEG", **options)
+        for _ in range(10):
+            place = int(rng.integers(2, len(whole)))
+            data = {
+                "none": whole,
+                "cut": whole[:place],
+                "changed": whole[:place] + bytes(rng.integers(0, 256, 4).tolist()) + whole[place + 4 :],
+                "torn out": whole[:place] + whole[place + 20 :],
+            }[damage]
+            assert outcome_of_examine(data) == outcome_of_decode(data)
+            if damage == "cut":
+                assert isinstance(outcome_of_examine(data), str)
+
+    @pytest.mark.parametrize("form", ["PNG", "GIF", "TIFF", "BMP", "PPM", "WEBP", "MPO"])
+    def test_every_other_format_whole_and_cut(self, form: str) -> None:
+        whole = encode(noise(), form)
+        for data in (whole, whole[: len(whole) // 2]):
+            assert outcome_of_examine(data) == outcome_of_decode(data)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"text",
+            png_claiming(30_000, 30_000),
+            png_claiming(8_001, 8_000),
+            encode(Image.new("F", (4, 4)), "TIFF"),
+        ],
+        ids=["empty", "text", "bomb", "large", "float"],
+    )
+    def test_what_is_no_picture_for_us(self, data: bytes) -> None:
+        assert outcome_of_examine(data) == outcome_of_decode(data)
+        assert isinstance(outcome_of_examine(data), str)
 
 
 class TestPixelBombs:

@@ -335,7 +335,7 @@ def test_mistakes_figure_shows_every_picture(count: int, columns: int, rows: int
     pictures = {str(place): thumbnail(picture(str(place))) for place in range(count)}
     figure = mistakes_figure([wrong(name, "A", "S", 0.987) for name in pictures], pictures)
     assert asked == [str(place) for place in range(count)]
-    assert [axes.get_title() for axes in figure.axes] == ["A → S  0.99"] * count
+    assert [text.get_text() for text in figure.axes[0].texts] == ["A → S  0.99"] * count
     drawn = pixels(figure)
     assert drawn.shape[1] / drawn.shape[0] == pytest.approx(1.6 * columns / (1.9 * rows), rel=0.02)
     red = (drawn == (200, 30, 30)).all(axis=2).mean()

@@ -266,12 +266,11 @@ def _examine(row: tuple[Picture, bytes]) -> Picture:
         return picture
     picture = replace(picture, sha256=hashlib.sha256(data).hexdigest())
     try:
-        decoded = images.decode(data)
+        found = images.examine(data)
     except UnreadableError as error:
         return replace(picture, problem=str(error))
-    height, width = decoded.pixels.shape[:2]
     problem = "" if picture.label else "unknown folder"
-    return replace(picture, width=width, height=height, format=decoded.format, problem=problem)
+    return replace(picture, width=found.width, height=found.height, format=found.format, problem=problem)
 
 
 def _frame(name: str) -> int | None:

@@ -127,13 +127,20 @@ def mistakes_figure(mistakes: Sequence[PredictionRow], pictures: Mapping[str, Im
     """Sheet of wrongly recognised pictures, each with its letter, the answer and the answer's probability."""
     columns = min(SHEET_COLUMNS, len(mistakes))
     rows = -(-len(mistakes) // columns)
-    figure = Figure(figsize=(1.6 * columns, 1.9 * rows), dpi=PHOTO_DPI, layout="constrained")
-    for place, mistake in enumerate(mistakes, 1):
-        axes = figure.add_subplot(rows, columns, place)
-        axes.set_axis_off()
-        axes.imshow(pictures[mistake.id])
-        axes.set_anchor("N")  # titles of one row stay on one line, whatever the pictures' shapes
-        axes.set_title(f"{mistake.label} → {mistake.predicted}  {mistake.probability:.2f}", fontsize=10)
+    figure = Figure(figsize=(1.6 * columns, 1.9 * rows), dpi=PHOTO_DPI)
+    axes = figure.add_axes((0, 0, 1, 1))  # one for all: matplotlib takes a tenth of a second for each
+    axes.set_axis_off()
+    for place, mistake in enumerate(mistakes):
+        row, column = divmod(place, columns)
+        left, top = 1.6 * column + 0.05, 1.9 * row + 0.3  # inches from the upper left corner; 1.5 for the picture
+        picture = pictures[mistake.id]
+        scale = 1.5 / max(picture.size)
+        width, height = picture.width * scale, picture.height * scale
+        middle = left + 0.75
+        axes.imshow(picture, extent=(middle - width / 2, middle + width / 2, top + height, top))
+        title = f"{mistake.label} → {mistake.predicted}  {mistake.probability:.2f}"
+        axes.text(middle, top - 0.06, title, fontsize=10, ha="center", va="bottom")
+    axes.set(xlim=(0, 1.6 * columns), ylim=(1.9 * rows, 0), aspect="equal")
     return figure
 
 

@@ -7,6 +7,7 @@ nowhere else. What the network does to the pixels afterwards is part of the netw
 from __future__ import annotations
 
 import io
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -16,6 +17,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from fingerspell.errors import UnreadableError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     Pixels = NDArray[np.uint8]
@@ -38,6 +41,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
@@ -47,6 +51,15 @@ class Decoded:
     """A picture as RGB pixels of shape (height, width, 3), and the name of the format it came in."""
 
     pixels: Pixels
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A whole picture's upright size, and the name of the format it came in."""
+
+    width: int
+    height: int
     format: str
 
 
@@ -61,6 +74,31 @@ def decode(data: bytes) -> Decoded:
     UnreadableError
         If the bytes are no picture, are cut or damaged, or unpack to more than ``MAX_PIXELS``.
     """
+    with _opened(data) as image:
+        image.load()
+        return Decoded(np.asarray(_to_rgb(_upright(image))), image.format or "")
+
+
+def examine(data: bytes) -> Examined:
+    """Size and format of a picture that ``decode`` would read, for less: a JPEG is read whole but drawn at an eighth.
+
+    Raises
+    ------
+    UnreadableError
+        As ``decode``.
+    """
+    with _opened(data) as image:
+        width, height = image.size
+        image.draft(None, (1, 1))  # the smallest that the format can draw at once; None but JPEG can
+        image.load()
+        _to_rgb(image)  # the last that can fail
+        size = (height, width) if _turn(image) in _SIDEWAYS else (width, height)
+        return Examined(*size, image.format or "")
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Open a picture and check what its header says; whatever goes wrong inside is an ``UnreadableError``."""
     if not data:
         raise UnreadableError("empty file (0 bytes)")
     Image.init()  # once; without it only the commonest formats can be asked for
@@ -68,8 +106,7 @@ def decode(data: bytes) -> Decoded:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image)
             _check_range(image)
-            image.load()
-            return Decoded(np.asarray(_to_rgb(_upright(image))), image.format or "")
+            yield image
     except UnreadableError:
         raise
     except UnidentifiedImageError as error:
@@ -109,12 +146,16 @@ def _check_range(image: Image.Image) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF data say; ``ImageOps.exif_transpose`` would also rewrite them, and fail on damage."""
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001 - of many types on damaged bytes; the pixels are good
-        return image
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Turn that the EXIF data ask for; ``ImageOps.exif_transpose`` would also rewrite them, and fail on damage."""
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 - of many types on damaged bytes; the pixels are good
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

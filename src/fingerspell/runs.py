@@ -24,6 +24,8 @@ from fingerspell.progress import silent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import nn
+
     from fingerspell.archive import Archive
     from fingerspell.dataset import Dataset
     from fingerspell.engines import Engine
@@ -122,7 +124,8 @@ def train(
             with clock.stage("features"):
                 extraction = _extract(archive, split, engine, store, chosen, on_progress)
             with clock.stage("head"):
-                trained, answers = _train_head(store, split, chosen, on_progress)
+                trained = _train_head(store, split, chosen, on_progress)
+                answers = _answers(store, split, trained.head)
             with clock.stage("precision"):
                 precision = measure_cost(archive, split.test, engine, store, trained.head)
         write_text(folder / "history.csv", csv_text(trained.history[0], (row.values() for row in trained.history)))
@@ -249,15 +252,12 @@ def _extract(
     return done
 
 
-def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: Progress) -> tuple[Trained, Answers]:
-    """Head trained on train and validation; the test pictures are looked at once, when it is done."""
-    import torch
-
-    from fingerspell.heads import probabilities
+def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: Progress) -> Trained:
+    """Head trained on train and validation; test pictures never come here."""
     from fingerspell.images import VIEWS
     from fingerspell.training import Examples, train_linear, train_mlp
 
-    labels = tuple(letter for letter in LETTERS if letter in {p.label for p in split.train})
+    labels = split.labels
 
     def examples(pictures: splits.Pictures, *, mirrored: bool) -> Examples:
         targets = np.array([labels.index(p.label) for p in pictures], np.int64)
@@ -266,7 +266,7 @@ def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: 
     train_on = examples(split.train, mirrored=recipe.features.mirrored)
     choose_on = examples(split.validation, mirrored=False)
     if recipe.head.kind == "mlp":
-        trained = train_mlp(
+        return train_mlp(
             train_on,
             choose_on,
             classes=len(labels),
@@ -274,13 +274,19 @@ def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: 
             seed=recipe.seed,
             on_progress=on_progress,
         )
-    else:
-        trained = train_linear(
-            train_on, choose_on, classes=len(labels), options=recipe.head.linear, on_progress=on_progress
-        )
+    return train_linear(train_on, choose_on, classes=len(labels), options=recipe.head.linear, on_progress=on_progress)
+
+
+def _answers(store: FeatureStore, split: Split, head: nn.Module) -> Answers:
+    """Look at the test pictures, once, when the head is done."""
+    import torch
+
+    from fingerspell.heads import probabilities
+    from fingerspell.images import VIEWS
+
     test = torch.from_numpy(store.load(split.test, VIEWS))
-    original, mirrored = (probabilities(trained.head, test[:, view]).numpy() for view in range(len(VIEWS)))
-    return trained, evaluation.Answers(split.test, labels, original, mirrored)
+    original, mirrored = (probabilities(head, test[:, view]).numpy() for view in range(len(VIEWS)))
+    return evaluation.Answers(split.test, split.labels, original, mirrored)
 
 
 def _prepare_folder(folder: Path, *, kind: str, overwrite: bool) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
+from fingerspell.alphabet import LETTERS
 from fingerspell.errors import SplitError
 from fingerspell.files import csv_text
 
@@ -58,6 +59,11 @@ class Split:
     test: Pictures
     duplicates_dropped: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Letters of the training pictures, in the order of the alphabet."""
+        return tuple(letter for letter in LETTERS if letter in {p.label for p in self.train})
 
     def to_csv(self) -> str:
         """Table id, label, sha256, role."""

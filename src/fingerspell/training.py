@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from fingerspell.heads import linear_head, mlp_head
@@ -28,6 +26,9 @@ if TYPE_CHECKING:
 # One row an epoch (mlp) or a strength (linear): that number, loss and accuracy on train and validation, and whether
 # the head of this row is the one that was kept (1 or 0).
 History = list[dict[str, float]]
+
+_GATHERED = 128  # batches whose features are copied together
+_SCORED = 4096  # pictures that go through a head at once
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Trained:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: batches of 32 are too small to share, and a second thread mostly waits."""
+    """Keep torch to one thread: the products are small, and beside other work a second thread mostly waits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -78,22 +79,20 @@ def train_mlp(
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    count, views, dimension = train.features.shape
-    features, targets = torch.from_numpy(train.features), torch.from_numpy(train.targets)
-    head = mlp_head(dimension, options.hidden, classes)
-    optimizer = torch.optim.SGD(head.parameters(), lr=options.learning_rate)
-    # Keras's ExponentialDecay without staircase: the rate falls a little at every step.
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, options.decay_rate ** (1 / options.decay_steps))
+    head = mlp_head(train.features.shape[2], options.hidden, classes)
+    parameters = list(head.parameters())
+    rate = options.learning_rate
     history: History = []
     best = head
     for epoch in range(1, options.epochs + 1):
         head.train()
-        order, drawn = torch.from_numpy(rng.permutation(count)), torch.from_numpy(rng.integers(views, size=count))
-        for batch in _batches(order, options.batch_size):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(head(features[batch, drawn[batch]]), targets[batch]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+        for features, targets in _batches(train, options.batch_size, rng):
+            gradients = torch.autograd.grad(nn.functional.cross_entropy(head(features), targets), parameters)
+            with torch.no_grad():  # plain descent; the first step of torch.optim would import its compiler for seconds
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    parameter.sub_(gradient, alpha=rate)
+            # Keras's ExponentialDecay without staircase: the rate falls a little at every step.
+            rate *= options.decay_rate ** (1 / options.decay_steps)
         history.append({"epoch": epoch} | _scores(head, train, validation))
         on_progress("Training the head", epoch, options.epochs)
         losses = [row["validation_loss"] for row in history]
@@ -105,6 +104,7 @@ def train_mlp(
     return Trained((best if options.patience else head).eval(), _marked(history, kept))
 
 
+@_one_thread()
 def train_linear(
     train: Examples,
     validation: Examples,
@@ -116,20 +116,18 @@ def train_linear(
     """Fit softmax regression on standardised features of all views, at each strength; keep the best on validation.
 
     A strength is scikit-learn's C, the inverse of the L2 penalty. Of equally accurate ones the most regularised wins.
+    Each strength starts from the solution of the one before.
     """
     flat = train.features.reshape(-1, train.features.shape[2])
-    targets = np.repeat(train.targets, train.features.shape[1])
+    targets = torch.from_numpy(np.repeat(train.targets, train.features.shape[1]))
     mean, scale = flat.mean(axis=0), flat.std(axis=0) + 1e-6
-    standardised = (flat - mean) / scale
-    regression = LogisticRegression(warm_start=True, max_iter=options.iterations)
+    standardised = torch.from_numpy(flat - mean).div_(torch.from_numpy(scale))
+    solution = np.zeros((classes, flat.shape[1] + 1))
     history: History = []
     best: nn.Module | None = None
     for step, strength in enumerate(sorted(options.strengths), start=1):
-        regression.set_params(C=strength)
-        with warnings.catch_warnings():  # a fit that used up its iterations is judged on validation like any other
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            regression.fit(standardised, targets)
-        weight, bias = _all_classes(regression, classes)
+        solution = _fit_softmax(standardised, targets, solution, strength, options.iterations)
+        weight, bias = solution[:, :-1].astype(np.float32), solution[:, -1].astype(np.float32)
         head = linear_head(weight, bias, mean, scale).eval()
         history.append({"strength": strength} | _scores(head, train, validation))
         accuracies = [row["validation_accuracy"] for row in history]
@@ -139,13 +137,53 @@ def train_linear(
     return Trained(best or head, _marked(history, int(np.argmax(accuracies))))
 
 
+def _fit_softmax(
+    features: Tensor, targets: Tensor, start: NDArray[np.float64], strength: float, iterations: int
+) -> NDArray[np.float64]:
+    """Weights and, in the last column, biases (classes, dimension + 1) of the least penalised loss, by L-BFGS.
+
+    Loss and tolerance are those of scikit-learn's ``LogisticRegression``; of two classes it penalises one difference,
+    so that its C is then twice ours. A fit that used up its iterations is judged on validation like any other.
+    """
+    penalty = 1 / (strength * len(targets))
+
+    def loss_and_gradient(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        solution = torch.from_numpy(flat).float().view(start.shape).requires_grad_()
+        weight, bias = solution[:, :-1], solution[:, -1]
+        loss = nn.functional.cross_entropy(nn.functional.linear(features, weight, bias), targets)
+        loss = loss + penalty / 2 * weight.square().sum()
+        (gradient,) = torch.autograd.grad(loss, solution)
+        return loss.item(), gradient.double().numpy().ravel()
+
+    torch.set_flush_denormal(True)  # sure answers have errors of 1e-40, on which a product is several times slower
+    try:
+        found = minimize(
+            loss_and_gradient,
+            start.ravel(),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": iterations, "gtol": 1e-4, "ftol": 0},
+        )
+    finally:
+        torch.set_flush_denormal(False)
+    return np.asarray(found.x).reshape(start.shape)
+
+
 def _marked(history: History, kept: int) -> History:
     return [row | {"kept": int(number == kept)} for number, row in enumerate(history)]
 
 
-def _batches(order: Tensor, size: int) -> list[Tensor]:
-    """Batches of an epoch. A last batch of one picture is left out: batch norm has no variance to divide by."""
-    return [batch for batch in torch.split(order, size) if len(batch) > 1]
+def _batches(train: Examples, size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features and targets of an epoch, gathered for many batches at once.
+
+    A last batch of one picture is left out: batch norm has no variance to divide by.
+    """
+    count, views, _ = train.features.shape
+    order, drawn = torch.from_numpy(rng.permutation(count)), torch.from_numpy(rng.integers(views, size=count))
+    features, targets = torch.from_numpy(train.features), torch.from_numpy(train.targets)
+    for rows in order.split(_GATHERED * size):  # type: ignore[no-untyped-call]
+        gathered = features[rows, drawn[rows]].split(size), targets[rows].split(size)  # type: ignore[no-untyped-call]
+        yield from (batch for batch in zip(*gathered, strict=True) if len(batch[1]) > 1)
 
 
 def _scores(head: nn.Module, train: Examples, validation: Examples) -> dict[str, float]:
@@ -153,16 +191,9 @@ def _scores(head: nn.Module, train: Examples, validation: Examples) -> dict[str,
     scores = {}
     for name, examples in (("train", train), ("validation", validation)):
         targets = torch.from_numpy(examples.targets)
-        with torch.inference_mode():
-            logits = head(torch.from_numpy(examples.features[:, 0]))
+        originals = torch.from_numpy(examples.features)[:, 0]
+        with torch.inference_mode():  # in parts: a copy of all features would double the memory of a run
+            logits = torch.cat([head(part) for part in originals.split(_SCORED)])  # type: ignore[no-untyped-call]
             scores[f"{name}_loss"] = nn.functional.cross_entropy(logits, targets).item()
             scores[f"{name}_accuracy"] = (logits.argmax(dim=1) == targets).float().mean().item()
     return scores
-
-
-def _all_classes(regression: LogisticRegression, classes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weights (classes, dimension) and biases (classes,); of two classes scikit-learn keeps one row of differences."""
-    weight, bias = regression.coef_.astype(np.float32), regression.intercept_.astype(np.float32)
-    if classes == 2:
-        weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return weight, bias
