@@ -237,7 +237,7 @@ def test_cache_is_shown_and_cleared(letters_zip: Path, tmp_path: Path, own_cache
     assert "features" in shown
     assert str(own_cache) in shown
     entries = json.loads(command("cache", "--json").stdout)
-    assert {entry["kind"] for entry in entries} == {"features", "scans"}
+    assert {entry["kind"] for entry in entries} == {"features", "graphs", "scans"}
     assert json.loads(command("cache", "--clear", "--json").stdout)["freed"] == sum(e["size"] for e in entries)
     assert command("cache", "--clear").stdout == "0.0 MiB freed\n"
 

@@ -21,6 +21,8 @@ STUDY_FEATURES = {
     "size": 90,
     "interpolation": "nearest",
     "input_scale": "native",
+    "engine": None,
+    "precision": None,
     "mirrored": True,
 }
 STUDY_MLP = {
