@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +48,12 @@ def graphs_folder() -> Path:
 def features_folder() -> Path:
     """Folder of the remembered features."""
     return cache_folder() / "features"
+
+
+def stem(name: str, identity: str) -> str:
+    """File name, without its suffix, for what belongs to a backbone's ``name`` and to all of ``identity``."""
+    readable = re.sub(r"[^\w.-]+", "_", name)
+    return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
 def entries() -> list[CacheEntry]:

@@ -9,7 +9,6 @@ several processes; nothing here needs a lock of its own.
 from __future__ import annotations
 
 import hashlib
-import re
 import sqlite3
 import time
 from contextlib import closing, contextmanager
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fingerspell import images
+from fingerspell.cache import stem
 from fingerspell.errors import CacheError, DatasetError
 from fingerspell.progress import silent
 from fingerspell.streams import ordered_map
@@ -74,8 +74,7 @@ class FeatureStore:
 
     def __init__(self, folder: Path, engine: Engine) -> None:
         identity = engine.identity
-        name = re.sub(r"[^\w.-]+", "_", engine.backbone.name)
-        self.path = folder / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.sqlite"
+        self.path = folder / f"{stem(engine.backbone.name, identity)}.sqlite"
         self.dimension = engine.dimension
         with self._errors():
             folder.mkdir(parents=True, exist_ok=True)

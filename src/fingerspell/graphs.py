@@ -9,11 +9,9 @@ Both are made once for each backbone identity and remembered, for making them ta
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import logging
-import re
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass
@@ -31,6 +29,7 @@ from torch import nn
 
 from fingerspell import images
 from fingerspell.alphabet import LETTERS
+from fingerspell.cache import stem
 from fingerspell.files import write_bytes
 from fingerspell.rendering import render_letter
 
@@ -118,9 +117,7 @@ def classifier(graph: Path, head: nn.Module) -> bytes:
 
 
 def _path(backbone: Backbone, folder: Path, suffix: str) -> Path:
-    name = re.sub(r"[^\w.-]+", "_", backbone.name)
-    digest = hashlib.sha256(f"{backbone.identity} {VERSION}".encode()).hexdigest()[:16]
-    return folder / f"{name}-{digest}{suffix}"
+    return folder / f"{stem(backbone.name, f'{backbone.identity} {VERSION}')}{suffix}"
 
 
 def _export(backbone: Backbone) -> bytes:
