@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fingerspell.archive import Archive
-    from fingerspell.backbones import Backbone
+    from fingerspell.backbones import Backbone, Network
     from fingerspell.dataset import Picture
     from fingerspell.engines import Engine
 
@@ -477,7 +477,7 @@ def contenders(backbone: Backbone, folder: Path) -> dict[str, Callable[[], Calla
     from fingerspell import graphs
 
     return {
-        "torch float32": lambda: by_torch(backbone),
+        "torch float32": lambda: by_torch(backbone.network),
         "torch, channels first, float32": lambda: by_torch(channels_first(backbone)),
         "torch.compile float32": lambda: by_torch(compiled(backbone)),
         "ONNX Runtime float32": lambda: by_onnxruntime(graphs.backbone_graph(backbone, folder)),
@@ -516,19 +516,19 @@ def by_torch(network: Callable[..., Any]) -> Callable[[Pictures], Vectors]:
     return run
 
 
-def channels_first(backbone: Backbone) -> Backbone:
+def channels_first(backbone: Backbone) -> Network:
     import torch
 
-    plain = copy.deepcopy(backbone)
-    plain.network.to(memory_format=torch.contiguous_format)
-    plain.network.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    plain = copy.deepcopy(backbone.network)
+    plain.layers.to(memory_format=torch.contiguous_format)
+    plain.layers.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
     return plain
 
 
 def compiled(backbone: Backbone) -> Callable[..., Any]:
     import torch
 
-    faster: Callable[..., Any] = torch.compile(copy.deepcopy(backbone))
+    faster: Callable[..., Any] = torch.compile(copy.deepcopy(backbone.network))
     return faster
 
 
@@ -603,11 +603,11 @@ def flops(backbone: Backbone) -> int:
     def count(module: Any, _: object, output: torch.Tensor) -> None:
         counts.append(2 * output.numel() * module.weight[0].numel())
 
-    layers = [layer for layer in backbone.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear)]
+    layers = [layer for layer in backbone.network.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     size = backbone.preprocessing.size
     with torch.inference_mode():
-        backbone(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+        backbone.network(torch.zeros(1, size, size, 3, dtype=torch.uint8))
     for hook in hooks:
         hook.remove()
     return sum(counts)

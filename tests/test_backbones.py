@@ -29,7 +29,7 @@ def test_embedded_weights_are_imagenet_weights_and_need_no_hub() -> None:
     assert backbone.preprocessing.mean == (127.0,) * 3
     assert backbone.preprocessing.std == (128.0,) * 3
     with torch.inference_mode():
-        features = backbone(PICTURES)
+        features = backbone.network(PICTURES)
     assert features.shape == (2, 1280)
     assert features.std() > 0.1
 
@@ -37,8 +37,8 @@ def test_embedded_weights_are_imagenet_weights_and_need_no_hub() -> None:
 def test_preprocessing_is_inside_the_backbone() -> None:
     backbone = load_backbone(EMBEDDED, size=64)
     with torch.inference_mode():
-        by_hand = backbone.network((PICTURES.permute(0, 3, 1, 2).float() - 127) / 128)
-        np.testing.assert_allclose(backbone(PICTURES), by_hand, rtol=1e-4, atol=1e-4)
+        by_hand = backbone.network.layers((PICTURES.permute(0, 3, 1, 2).float() - 127) / 128)
+        np.testing.assert_allclose(backbone.network(PICTURES), by_hand, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("convention", "channels", "mean"), [("caffe", "bgr", 103.939), ("tf", "rgb", 127.5)])
@@ -49,9 +49,9 @@ def test_local_weights_name_their_convention(tmp_path: Path, convention: str, ch
     assert backbone.preprocessing.mean[0] == mean
     pixels = PICTURES.permute(0, 3, 1, 2).float()
     with torch.inference_mode():
-        shown = (pixels.flip(1) if channels == "bgr" else pixels) - backbone.mean
-        expected = network.forward_head(network.forward_features(shown / backbone.std), pre_logits=True)
-        np.testing.assert_allclose(backbone(PICTURES), expected, rtol=1e-3, atol=1e-4)
+        shown = (pixels.flip(1) if channels == "bgr" else pixels) - backbone.network.mean
+        expected = network.forward_head(network.forward_features(shown / backbone.network.std), pre_logits=True)
+        np.testing.assert_allclose(backbone.network(PICTURES), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_local_weights_without_metadata_take_the_models_own_input(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_unit_scale_is_the_studys_input(tmp_path: Path) -> None:
     with torch.inference_mode():
         shown = PICTURES.permute(0, 3, 1, 2).float() / 255
         expected = network.forward_head(network.forward_features(shown), pre_logits=True)
-        np.testing.assert_allclose(backbone(PICTURES), expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(backbone.network(PICTURES), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_identity_changes_with_everything_that_changes_features(tmp_path: Path) -> None:
@@ -87,6 +87,35 @@ def test_identity_changes_with_everything_that_changes_features(tmp_path: Path) 
     assert len({backbone.identity for backbone in backbones}) == len(backbones)
     again = load_backbone("test_resnet", weights=first, size=64)
     assert again.identity == backbones[0].identity
+
+
+class TestRemembered:
+    """A backbone is named without loading its network."""
+
+    def test_the_same_backbone_without_its_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path, _ = save_resnet(tmp_path / "w.safetensors", input="caffe")
+        first = load_backbone("test_resnet", weights=path, size=64, memory=tmp_path / "memory")
+        with monkeypatch.context() as patch:
+            patch.setattr("timm.create_model", lambda *_, **__: pytest.fail("the network was loaded"))
+            again = load_backbone("test_resnet", weights=path, size=64, memory=tmp_path / "memory")
+        assert again == first
+        assert again.identity == first.identity
+        with torch.inference_mode():
+            np.testing.assert_array_equal(again.network(PICTURES), first.network(PICTURES))
+
+    def test_other_weights_under_the_same_name_are_seen(self, tmp_path: Path) -> None:
+        path, _ = save_resnet(tmp_path / "w.safetensors")
+        first = load_backbone("test_resnet", weights=path, size=64, memory=tmp_path / "memory")
+        save_resnet(path)
+        assert load_backbone("test_resnet", weights=path, size=64, memory=tmp_path / "memory") != first
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"preprocessing": {}}', '{"preprocessing": 3}'])
+    def test_a_damaged_memory_is_made_anew(self, tmp_path: Path, text: str) -> None:
+        path, _ = save_resnet(tmp_path / "w.safetensors")
+        first = load_backbone("test_resnet", weights=path, size=64, memory=tmp_path / "memory")
+        (remembered,) = (tmp_path / "memory").iterdir()
+        remembered.write_text(text)
+        assert load_backbone("test_resnet", weights=path, size=64, memory=tmp_path / "memory") == first
 
 
 def test_missing_hub_says_what_to_do() -> None:
@@ -156,4 +185,4 @@ def test_vgg16_from_the_local_file_stops_at_the_last_convolution(shared: Path) -
                 layer += 2
             x = torch.nn.functional.max_pool2d(x, 2)
             layer += 1
-        np.testing.assert_allclose(backbone(pixels), x.mean((2, 3)), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(backbone.network(pixels), x.mean((2, 3)), rtol=1e-3, atol=1e-3)

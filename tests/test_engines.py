@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from torch import nn
 
 from fingerspell import cache, graphs, precision
 from fingerspell.archive import open_archive
-from fingerspell.backbones import EMBEDDED, Backbone, Preprocessing, load_backbone
+from fingerspell.backbones import EMBEDDED, Backbone, Network, Preprocessing, load_backbone
 from fingerspell.dataset import scan
 from fingerspell.engines import Engine, TorchEngine, open_engine
-from fingerspell.errors import BackboneError
+from fingerspell.errors import BackboneError, CacheError
 from fingerspell.features import extract, open_store
 from fingerspell.heads import mlp_head, probabilities
 from fingerspell.images import VIEWS
@@ -32,7 +33,8 @@ def small_network() -> Backbone:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 24, 3, padding=1), nn.ReLU()]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return Backbone("small", network, Preprocessing(SIZE, "nearest", "bgr", (120.0,) * 3, (60.0,) * 3))
+    preprocessing = Preprocessing(SIZE, "nearest", "bgr", (120.0,) * 3, (60.0,) * 3)
+    return Backbone.of("small", Network(network, preprocessing))
 
 
 def noise(count: int, size: int = SIZE) -> np.ndarray:
@@ -78,6 +80,15 @@ def test_engine_counts_its_calls_and_starts_again_after_an_error(folder: Path) -
     with pytest.raises(OSError, match="the disk is gone"):
         list(engine.stream(broken()))
     np.testing.assert_array_equal(features(engine, pictures), expected)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".int8.onnx"])
+def test_a_damaged_graph_is_named(tmp_path: Path, suffix: str) -> None:
+    graphs.int8_graph(small_network(), tmp_path)
+    path = next(p for p in tmp_path.iterdir() if p.name.count(".") == suffix.count("."))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CacheError, match=re.escape(f"{path}: this remembered network is damaged")):
+        features(open_engine(small_network(), tmp_path, precision="int8" if "int8" in suffix else "float32"), noise(1))
 
 
 def test_graphs_are_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +151,7 @@ def test_exported_model_is_head_on_graph(folder: Path) -> None:
     session = onnxruntime.InferenceSession(graphs.classifier(graphs.backbone_graph(backbone, folder), head))
     answers = session.run(["probabilities"], {"pictures": pictures})[0]
     with torch.inference_mode():
-        expected = probabilities(head, backbone(torch.from_numpy(pictures)))
+        expected = probabilities(head, backbone.network(torch.from_numpy(pictures)))
     np.testing.assert_allclose(answers, expected, atol=1e-5)
 
 

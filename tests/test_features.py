@@ -34,7 +34,7 @@ def test_features_are_those_of_the_backbone_in_every_view(letters_zip: Path, tmp
         pixels = [images.resize(images.decode(archive.read(p.id)).pixels, 16, "nearest") for p in pictures]
     for column, batch in enumerate((np.stack(pixels), np.stack(pixels)[:, :, ::-1])):
         with torch.inference_mode():
-            expected = engine.backbone(torch.from_numpy(batch.copy())).numpy()
+            expected = engine.backbone.network(torch.from_numpy(batch.copy())).numpy()
         np.testing.assert_allclose(vectors[:, column], expected, atol=1e-5)
 
 
@@ -46,7 +46,7 @@ def test_second_extraction_reads_no_picture_and_calls_no_network(
         pictures = good_pictures(archive)
         first = extract(archive, pictures, engine, store)
         monkeypatch.setattr(archive, "read", lambda name: pytest.fail(f"{name} was read"))
-        monkeypatch.setattr(engine.backbone, "forward", lambda _: pytest.fail("the network was called"))
+        monkeypatch.setattr(engine.backbone.network, "forward", lambda _: pytest.fail("the network was called"))
         second = extract(archive, pictures[::-1], engine, store)
     assert astuple(first) == (200, 7, 400, 0)  # pictures, calls of 64 views, vectors computed and remembered
     assert astuple(second) == (0, 0, 0, 400)
@@ -85,13 +85,13 @@ def test_vectors_do_not_depend_on_their_neighbours_in_the_batch(letters_zip: Pat
 def test_network_always_sees_full_batches(letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = fake_engine()
     shapes: list[tuple[int, ...]] = []
-    forward = engine.backbone.forward
+    forward = engine.backbone.network.forward
 
     def spy(batch: torch.Tensor) -> torch.Tensor:
         shapes.append(tuple(batch.shape))
         return forward(batch)
 
-    monkeypatch.setattr(engine.backbone, "forward", spy)
+    monkeypatch.setattr(engine.backbone.network, "forward", spy)
     with open_archive(letters_zip) as archive, open_store(tmp_path, engine) as store:
         extract(archive, good_pictures(archive), engine, store, views=("original",))
     assert shapes == [(engine.batch, 16, 16, 3)] * 4  # 200 pictures

@@ -40,7 +40,7 @@ def test_embedded_backbone_with_a_head_sure_of_itself(tmp_path: Path, record_pro
     torch.manual_seed(0)
     head = mlp_head(backbone.dimension, (256, 128), len(LETTERS)).eval()
     with torch.no_grad():
-        features = torch.cat([backbone(torch.from_numpy(part)) for part in np.array_split(pictures, 10)])
+        features = torch.cat([backbone.network(torch.from_numpy(part)) for part in np.array_split(pictures, 10)])
         state = head.state_dict()
         state["0.running_mean"].copy_(features.mean(0))
         state["0.running_var"].copy_(features.var(0))

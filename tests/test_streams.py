@@ -30,6 +30,10 @@ class Source:
             yield number
 
 
+def large(_: object) -> int:
+    return 1_000_000
+
+
 def double(number: int) -> int:
     return 2 * number
 
@@ -38,38 +42,40 @@ class TestOrderedMap:
     @pytest.mark.parametrize("ahead", [0, 1, 7, 256])
     @pytest.mark.parametrize("count", [0, 1, 7, 8, 300])
     def test_all_results_in_order(self, count: int, ahead: int) -> None:
-        assert list(ordered_map(double, range(count), ahead=ahead)) == [2 * number for number in range(count)]
+        assert list(ordered_map(double, range(count), ahead=ahead, size=large)) == [
+            2 * number for number in range(count)
+        ]
 
     def test_order_is_kept_where_later_items_are_done_first(self) -> None:
         def slow_at_first(number: int) -> int:
             time.sleep(0.05 if number == 0 else 0)
             return number
 
-        assert list(ordered_map(slow_at_first, range(20), ahead=8)) == list(range(20))
+        assert list(ordered_map(slow_at_first, range(20), ahead=8, size=large)) == list(range(20))
 
     def test_no_more_items_are_drawn_than_ahead(self) -> None:
         source = Source(100)
         taken = 0
-        for _ in ordered_map(double, source, ahead=5):
+        for _ in ordered_map(double, source, ahead=5, size=large):
             taken += 1
             assert source.drawn <= taken + 5
         assert (taken, source.drawn) == (100, 100)
 
     def test_nothing_is_drawn_before_it_is_asked_for(self) -> None:
         source = Source(100)
-        ordered_map(double, source)
+        ordered_map(double, source, size=large)
         assert source.drawn == 0
 
     def test_an_abandoned_stream_draws_no_more(self) -> None:
         source = Source(100)
-        stream = ordered_map(double, source, ahead=5)
+        stream = ordered_map(double, source, ahead=5, size=large)
         next(stream)
         stream.close()  # type: ignore[attr-defined]
         assert source.drawn == 6
 
     def test_an_abandoned_stream_leaves_no_thread(self) -> None:
         before = threading.active_count()
-        stream = ordered_map(double, range(100), ahead=5)
+        stream = ordered_map(double, range(100), ahead=5, size=large)
         next(stream)
         assert threading.active_count() > before
         stream.close()  # type: ignore[attr-defined]
@@ -77,9 +83,14 @@ class TestOrderedMap:
 
     def test_items_are_drawn_in_the_consuming_thread_and_work_is_done_in_others(self) -> None:
         source = Source(50)
-        workers = set(ordered_map(lambda _: threading.get_ident(), source))
+        workers = set(ordered_map(lambda _: threading.get_ident(), source, size=large))
         assert source.threads == {threading.get_ident()}
         assert threading.get_ident() not in workers
+
+    def test_small_items_are_not_handed_over(self) -> None:
+        workers = list(ordered_map(lambda _: threading.get_ident(), range(6), size=lambda n: n % 2 * 1_000_000))
+        assert set(workers[::2]) == {threading.get_ident()}
+        assert threading.get_ident() not in workers[1::2]
 
     def test_an_error_of_the_work_comes_at_its_place(self) -> None:
         def fail_at_three(number: int) -> int:
@@ -89,7 +100,7 @@ class TestOrderedMap:
 
         results: list[int] = []
         with pytest.raises(ValueError, match="three"):
-            results.extend(_kept(ordered_map(fail_at_three, range(10)), results))
+            results.extend(_kept(ordered_map(fail_at_three, range(10), size=large), results))
         assert results == [0, 1, 2]
 
     def test_an_error_of_the_source_comes_through(self) -> None:
@@ -98,7 +109,7 @@ class TestOrderedMap:
             raise OSError("the disk is gone")
 
         with pytest.raises(OSError, match="the disk is gone"):
-            list(ordered_map(double, source()))
+            list(ordered_map(double, source(), size=large))
 
 
 def _kept(stream: Iterator[int], results: list[int]) -> list[int]:

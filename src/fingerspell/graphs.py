@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import compose, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -30,6 +31,7 @@ from torch import nn
 from fingerspell import images
 from fingerspell.alphabet import LETTERS
 from fingerspell.cache import stem
+from fingerspell.errors import CacheError
 from fingerspell.files import write_bytes
 from fingerspell.rendering import render_letter
 
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 _OPSET = 18  # understood by every onnxruntime since 1.14
 
 # Part of the name under which graphs are remembered: raise it whenever one would come out different.
-VERSION = 1
+VERSION = 2
 
 # Activations that follow a convolution are quantised with it: without their ranges, half of the 8 bits would be spent
 # on the negative values that they cut off.
@@ -52,7 +54,7 @@ _QUANTISED = ["Conv", "Relu", "Clip", "MaxPool", "Add"]
 
 # Rendered hands that show the ranges of the activations, and others that show what the 8 bits cost. Drawn pictures
 # make the graph the same for every archive, and keep test pictures out of it.
-_CALIBRATION, _COMPARISON = 64, 32
+_CALIBRATION, _COMPARISON = 32, 16
 _RENDERED_SIZE = 128
 _BATCH = 16
 
@@ -105,15 +107,27 @@ def int8_graph(backbone: Backbone, folder: Path) -> Path:
 
 def read_agreement(graph: Path) -> Agreement | None:
     """Agreement of an 8-bit graph with its float32 one, on rendered hands; None if it has nothing in 8 bits."""
-    properties = {entry.key: entry.value for entry in onnx.load(graph).metadata_props}
+    properties = {entry.key: entry.value for entry in _load(graph).metadata_props}
     return Agreement(**json.loads(properties["agreement"])) if "agreement" in properties else None
 
 
 def classifier(graph: Path, head: nn.Module) -> bytes:
     """ONNX file of a backbone's graph with a head and softmax on top: pictures -> probabilities (batch, classes)."""
-    below = onnx.load(graph)
+    below = _load(graph)
     above = _head_graph(head, below.ir_version)
     return bytes(compose.merge_models(below, above, io_map=[("features", "head.features")]).SerializeToString())
+
+
+def _load(graph: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(graph)
+    except DecodeError as error:
+        raise damaged(graph) from error
+
+
+def damaged(graph: Path) -> CacheError:
+    """Error for a remembered graph that nothing can read; writes are whole, so something else has changed it."""
+    return CacheError(f"{graph}: this remembered network is damaged. Delete the file, or `fingerspell cache clear`.")
 
 
 def _path(backbone: Backbone, folder: Path, suffix: str) -> Path:
@@ -126,7 +140,7 @@ def _export(backbone: Backbone) -> bytes:
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         path = Path(scratch) / "graph.onnx"
         torch.onnx.export(
-            backbone.eval(),
+            backbone.network,
             (example,),
             path,
             input_names=["pictures"],

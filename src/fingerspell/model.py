@@ -157,7 +157,7 @@ class Model:
             except UnreadableError as error:
                 return name, error
 
-        for name, pixels in ordered_map(prepare, files):
+        for name, pixels in ordered_map(prepare, files, size=lambda file: len(file[1])):
             if isinstance(pixels, UnreadableError):
                 on_unreadable(name, str(pixels))
             else:

@@ -230,6 +230,7 @@ def _engine(recipe: Recipe) -> Engine:
         size=features.size,
         interpolation=features.interpolation,
         input_scale=features.input_scale,
+        memory=cache.graphs_folder(),
     )
     return open_engine(backbone, cache.graphs_folder(), engine=features.engine, precision=features.precision)
 

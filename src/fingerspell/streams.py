@@ -5,35 +5,47 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = 64) -> Iterator[Result]:
-    """Yield ``function(item)`` in order, computed by threads at most ``ahead`` items before they are asked for.
+# Bytes of a picture file from which a thread pays: Python runs one thread at a time outside the decoder, and threads
+# that take turns over small files need half as long again as one alone (docs/performance.md).
+_WORTH_A_THREAD = 16_384
+
+
+def ordered_map(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    size: Callable[[Item], int],
+    ahead: int = 64,
+) -> Iterator[Result]:
+    """Yield ``function(item)`` in order; large items are done by threads, at most ``ahead`` before they are asked for.
 
     Like ``Executor.map``, which would take all of ``items`` at once and so hold a whole archive in memory. ``items``
-    is drawn in the consuming thread, so it may read a file that threads must not share.
+    is drawn in the consuming thread, so it may read a file that threads must not share. ``size`` gives the bytes to
+    decode; the consuming thread does small items itself.
     """
-    with ThreadPoolExecutor(processors()) as pool:
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    pool = ThreadPoolExecutor(processors())
+    waiting: deque[Callable[[], Result]] = deque()
+    try:
+        for item in items:
+            small = size(item) < _WORTH_A_THREAD
+            waiting.append(partial(function, item) if small else pool.submit(function, item).result)
+            if len(waiting) > ahead:
+                yield waiting.popleft()()
+        while waiting:
+            yield waiting.popleft()()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

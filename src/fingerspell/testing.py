@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fingerspell.backbones import Backbone, Preprocessing
+from fingerspell.backbones import Backbone, Network, Preprocessing
 from fingerspell.engines import Engine, TorchEngine
 
 _GRID = 4  # the picture is averaged down to so many cells a side
@@ -28,7 +28,7 @@ class _Projection(nn.Module):
 def fake_backbone(size: int = 16, dimension: int = 24) -> Backbone:
     """Backbone whose features tell coarse colours apart and that costs nothing; the same numbers every time."""
     preprocessing = Preprocessing(size, "nearest", "rgb", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
-    return Backbone("fake", _Projection(dimension), preprocessing)
+    return Backbone.of("fake", Network(_Projection(dimension), preprocessing))
 
 
 def fake_engine() -> Engine:
