@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/made-of"))
     arguments = parser.parse_args()
-    print("| run | test pictures | 26 letters | 24 static letters | mirrored, 26 | seconds |")
+    print("| run | test pictures | 26 letters | 24 static letters | mirrored, 26 (260 pictures) | seconds |")
     print("|---|---|---|---|---|---|")
     for name, values in VARIANTS.items():
         folder = run_once(arguments.archive, arguments.weights, arguments.out / slug(name), values)
@@ -61,9 +61,10 @@ def run_once(archive: Path, weights: Path, folder: Path, values: dict[str, Any])
 
 
 def row(folder: Path) -> str:
-    scores = json.loads((folder / "metrics.json").read_text())["scores"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    scores, mirrored = metrics["scores"], metrics["conditions"]["mirrored"]["letters"]
     seconds = sum(json.loads((folder / "timing.json").read_text())["stages"].values())
-    cells = [shown(scores[key]) for key in ("letters", "static_letters", "letters_mirrored")]
+    cells = [shown(score) for score in (scores["letters"], scores["static_letters"], mirrored)]
     return f"| {scores['letters']['pictures']:,} | {' | '.join(cells)} | {seconds:.0f} |"
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from fingerspell.errors import UnreadableError
-from fingerspell.images import MAX_PIXELS, SUFFIXES, Interpolation, decode, examine, resize, view_of
+from fingerspell.images import CONDITIONS, MAX_PIXELS, SUFFIXES, Interpolation, View, decode, examine, resize, view_of
 from pictures import encode, jpeg, png, png_claiming
 
 RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 128, 0], [0, 0, 255], [255, 255, 255]
@@ -322,6 +322,22 @@ class TestView:
     def test_mirrored_swaps_left_and_right_alone(self) -> None:
         pixels = np.asarray(half_red_half_blue((4, 2)))
         assert view_of(pixels, "mirrored").tolist() == [[BLUE, BLUE, RED, RED]] * 2
+
+    @pytest.mark.parametrize(("view", "grey"), [("darker", 100), ("brighter", 255), ("coarse", 200), ("blurred", 200)])
+    def test_other_conditions_of_an_even_picture(self, view: View, grey: int) -> None:
+        seen = view_of(np.full((9, 9, 3), 200, np.uint8), view)
+        assert seen.shape == (9, 9, 3)
+        assert seen.dtype == np.uint8
+        assert set(seen.flat) == {grey}
+
+    @pytest.mark.parametrize("view", ["coarse", "blurred"])
+    def test_detail_is_lost(self, view: View) -> None:
+        pixels = np.asarray(noise(size=90))
+        assert view_of(pixels, view).std() < 0.8 * pixels.std()
+
+    @pytest.mark.parametrize("view", CONDITIONS)
+    def test_the_smallest_picture_has_every_view(self, view: View) -> None:
+        assert view_of(np.full((1, 1, 3), 7, np.uint8), view).shape == (1, 1, 3)
 
 
 def test_32_bit_pixels_are_refused_and_16_bit_greymaps_read() -> None:

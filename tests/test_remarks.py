@@ -19,7 +19,6 @@ from fingerspell.remarks import (
     loss_not_falling,
     loss_not_finite,
     memorised,
-    mirrored_lower,
     never_predicted,
     overfitting,
     reference_leak,
@@ -28,6 +27,7 @@ from fingerspell.remarks import (
     strength_at_edge,
     training_below_validation,
     validation_above_test,
+    weak_conditions,
     wide_interval,
     worst_letters,
 )
@@ -46,6 +46,10 @@ def score(accuracy: float, half_width: float = 0.01) -> dict[str, Any]:
     }
 
 
+def condition(accuracy: float, low: float, high: float) -> dict[str, Any]:
+    return {"letters": score(accuracy), "difference": [low, high]}
+
+
 @pytest.fixture
 def metrics() -> dict[str, Any]:
     """A run without anything to remark on."""
@@ -53,7 +57,8 @@ def metrics() -> dict[str, Any]:
     average = {"precision": 0.9, "recall": 0.9, "f1": 0.9, "support": 2600}
     return {
         "labels": list(LETTERS),
-        "scores": {"letters": score(0.9), "letters_mirrored": score(0.89)},
+        "scores": {"letters": score(0.9)},
+        "conditions": {"original": {"letters": score(0.9)}, "mirrored": condition(0.89, -0.02, 0.0)},
         "per_letter": [
             {"letter": letter, "precision": 0.9, "recall": 0.9, "f1": 0.9, "support": 100} for letter in LETTERS
         ],
@@ -126,16 +131,32 @@ def test_wide_interval(metrics: dict[str, Any], half_width: float, expected: boo
         assert "from 0.749 to 0.851" in said
 
 
-@pytest.mark.parametrize(("mirrored", "expected"), [(0.86, False), (0.95, False), (0.84, True)])
-def test_mirrored_lower(metrics: dict[str, Any], mirrored: float, expected: bool) -> None:
-    metrics["scores"]["letters_mirrored"] = score(mirrored)
-    assert bool(mirrored_lower(metrics)) is expected
+@pytest.mark.parametrize(
+    ("accuracy", "low", "high", "expected"),
+    [
+        (0.86, -0.06, -0.02, False),
+        (0.95, 0.03, 0.07, False),
+        (0.84, -0.1, -0.02, True),
+        (0.84, -0.2, 0.01, False),  # may be chance
+    ],
+)
+def test_weak_conditions(metrics: dict[str, Any], accuracy: float, low: float, high: float, expected: bool) -> None:
+    metrics["conditions"]["darker"] = condition(accuracy, low, high)
+    remark = weak_conditions(metrics)
+    assert bool(remark) is expected
+    if remark:
+        assert "darker 0.840, against 0.900" in remark
 
 
-@pytest.mark.parametrize("absent", [{}, {"letters_mirrored": None}])
-def test_mirrored_not_measured(metrics: dict[str, Any], absent: dict[str, None]) -> None:
-    metrics["scores"] = {"letters": score(0.9), **absent}
-    assert mirrored_lower(metrics) is None
+def test_mirrored_pictures_are_advised(metrics: dict[str, Any]) -> None:
+    metrics["conditions"]["mirrored"] = condition(0.5, -0.5, -0.3)
+    assert "mirrored 0.500, against 0.900. If training saw no mirrored" in (weak_conditions(metrics) or "")
+
+
+@pytest.mark.parametrize("conditions", [{}, None])
+def test_conditions_not_measured(metrics: dict[str, Any], conditions: None) -> None:
+    metrics["conditions"] = conditions
+    assert weak_conditions(metrics) is None
 
 
 def test_validation_above_test(metrics: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFilter, UnidentifiedImageError
 
 from fingerspell.errors import UnreadableError
 
@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
-View = Literal["original", "mirrored"]
-VIEWS: tuple[View, ...] = get_args(View)
+View = Literal["original", "mirrored", "darker", "brighter", "coarse", "blurred"]
+VIEWS: tuple[View, ...] = ("original", "mirrored")  # what training looks at
+CONDITIONS: tuple[View, ...] = get_args(View)[1:]  # what a score is tried under: another hand, light, camera, focus
+_DARKER, _BRIGHTER = 0.5, 1.5
+_COARSE = 0.5  # of the side that the network sees
+_BLUR = 0.015  # standard deviation, of the side
 
 # 64 megapixels unpack to 192 MB; the largest common camera pictures have 50. More is a pixel bomb.
 MAX_PIXELS = 64_000_000
@@ -126,8 +130,24 @@ def resize(pixels: Pixels, size: int, interpolation: Interpolation) -> Pixels:
 
 
 def view_of(pixels: Pixels, view: View) -> Pixels:
-    """Picture itself, or its mirror image: the same letter, signed by the other hand."""
-    return pixels if view == "original" else pixels[:, ::-1]
+    """Network input (size, size, 3) as it is, or the same hand under another condition.
+
+    "mirrored" is the same letter signed by the other hand; "darker" and "brighter" have half and one and a half times
+    the values; "coarse" has half the resolution; "blurred" is out of focus.
+    """
+    match view:
+        case "original":
+            return pixels
+        case "mirrored":
+            return pixels[:, ::-1]
+        case "darker" | "brighter":
+            factor = _DARKER if view == "darker" else _BRIGHTER
+            return (pixels * factor).clip(0, 255).astype(np.uint8)
+        case "coarse":
+            small = resize(pixels, max(1, round(len(pixels) * _COARSE)), "bilinear")
+            return resize(small, len(pixels), "bilinear")
+        case "blurred":
+            return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(len(pixels) * _BLUR)))
 
 
 def _check_size(image: Image.Image) -> None:

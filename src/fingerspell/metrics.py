@@ -50,11 +50,11 @@ def score(true: Labels, predicted: Labels) -> dict[str, Any]:
     }
 
 
-def scores(true: Labels, predicted: Labels, suffix: str = "") -> dict[str, dict[str, Any]]:
+def scores(true: Labels, predicted: Labels) -> dict[str, Any]:
     """Scores of all letters, and of the pictures of the 24 letters that are held still, if there are any."""
     static = np.isin(true, STATIC_LETTERS)
-    named = {f"letters{suffix}": score(true, predicted)}
-    return named | ({f"static_letters{suffix}": score(true[static], predicted[static])} if static.any() else {})
+    named = {"letters": score(true, predicted)}
+    return named | ({"static_letters": score(true[static], predicted[static])} if static.any() else {})
 
 
 def per_letter(true: Labels, predicted: Labels, labels: Sequence[str]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ RISING_STEP = 0.005  # half a point of accuracy: more than one epoch's noise on 
 TRAINING_DEFICIT = 0.01  # below this, training and validation accuracy count as equal
 MEMORY_GAP = 0.10  # training over validation: one validation picture in ten was learnt only by heart
 TEST_GAP = 0.05  # validation over test: beyond the sampling error of a test set of a few hundred pictures
-MIRROR_GAP = 0.05  # the same, original over mirrored
+CONDITION_GAP = 0.05  # the same, the picture as it is over the same picture under another condition
 WIDE_INTERVAL = 0.10  # two models five points apart cannot be told from each other
 FEW_PER_LETTER = 30  # an accuracy of 0.8 measured on 30 pictures is uncertain by 0.14 either way
 WEAK_BY = 0.15  # F1 below the mean of the letters
@@ -67,7 +67,7 @@ def remarks(metrics: Metrics, history: History | None = None) -> list[str]:
         found += [*_curve_remarks(history), validation_above_test(metrics, history)]
     found += [
         remark(metrics)
-        for remark in (mirrored_lower, letters_absent, few_per_letter, never_predicted, worst_letters, confused_pair)
+        for remark in (weak_conditions, letters_absent, few_per_letter, never_predicted, worst_letters, confused_pair)
     ]
     return [sentence for sentence in found if sentence]
 
@@ -112,16 +112,22 @@ def wide_interval(metrics: Metrics) -> str | None:
     )
 
 
-def mirrored_lower(metrics: Metrics) -> str | None:
-    """Tell that the other hand is recognised worse."""
-    scores = metrics["scores"]
-    mirrored = scores.get("letters_mirrored")
-    if not mirrored or scores["letters"]["accuracy"] - mirrored["accuracy"] <= MIRROR_GAP:
+def weak_conditions(metrics: Metrics) -> str | None:
+    """Tell under which conditions the same pictures are recognised worse, and not by chance."""
+    conditions = metrics.get("conditions") or {}
+    original = conditions.get("original", {}).get("letters", {}).get("accuracy", 0)
+    worse = {
+        name: scores["letters"]["accuracy"]
+        for name, scores in conditions.items()
+        if name != "original"
+        and original - scores["letters"]["accuracy"] > CONDITION_GAP
+        and scores["difference"][1] < 0
+    }
+    if not worse:
         return None
-    return (
-        f"Mirrored test pictures reach {mirrored['accuracy']:.3f} against {scores['letters']['accuracy']:.3f}: "
-        "the other hand is recognised worse. If training saw no mirrored pictures, let it."
-    )
+    listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in sorted(worse.items(), key=lambda item: item[1]))
+    advice = " If training saw no mirrored pictures, let it." if "mirrored" in worse else ""
+    return f"The same pictures under other conditions are recognised worse: {listed}, against {original:.3f}.{advice}"
 
 
 def validation_above_test(metrics: Metrics, history: History) -> str | None:

@@ -58,8 +58,10 @@ class _Score(BaseModel):
 class _Scores(BaseModel):
     letters: _Score
     static_letters: _Score | None = None
-    letters_mirrored: _Score | None = None
-    static_letters_mirrored: _Score | None = None
+
+
+class _Condition(_Scores):
+    difference: tuple[float, float] | None = None  # of the accuracy, to the same pictures as they are
 
 
 class _Average(BaseModel):
@@ -95,6 +97,7 @@ class _Metrics(BaseModel):
     model: str
     labels: Annotated[list[str], Field(min_length=1)]
     scores: _Scores
+    conditions: dict[str, _Condition] = {}
     per_letter: list[_LetterScore]
     macro_average: _Average
     weighted_average: _Average
@@ -234,6 +237,7 @@ def _render(run: _Run, mistakes: Sequence[PredictionRow], images: dict[str, byte
         "number": "{:,}".format,
         "score": "{:.3f}".format,
         "interval": lambda interval: "[{:.3f}, {:.3f}]".format(*interval),
+        "signed": lambda interval: "{:+.3f} to {:+.3f}".format(*interval),
         "duration": lambda seconds: str(timedelta(seconds=round(seconds))),
         "plain": partial(json.dumps, ensure_ascii=False, default=str),  # a recipe's values look alike in JSON
     }

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from fingerspell.engines import Engine
     from fingerspell.evaluation import Answers
     from fingerspell.features import Extraction, FeatureStore
-    from fingerspell.model import Card, Model
+    from fingerspell.images import View
+    from fingerspell.model import Card, Model, Probabilities
     from fingerspell.progress import Progress
     from fingerspell.recipes import Recipe
     from fingerspell.splits import Split
@@ -240,12 +241,13 @@ def _extract(
 ) -> Extraction:
     """Features of every picture in every view that this run looks at, and no other."""
     from fingerspell.features import Extraction, extract
-    from fingerspell.images import VIEWS
+    from fingerspell.images import CONDITIONS, VIEWS
 
     wanted = [
         (split.train, VIEWS if recipe.features.mirrored else VIEWS[:1]),
         (split.validation, VIEWS[:1]),
-        (split.test, VIEWS),
+        (split.test, VIEWS[:1]),
+        (_condition_pictures(split), CONDITIONS),
     ]
     done = Extraction()
     for pictures, views in wanted:
@@ -283,11 +285,18 @@ def _answers(store: FeatureStore, split: Split, head: nn.Module) -> Answers:
     import torch
 
     from fingerspell.heads import probabilities
-    from fingerspell.images import VIEWS
+    from fingerspell.images import CONDITIONS, VIEWS
 
-    test = torch.from_numpy(store.load(split.test, VIEWS))
-    original, mirrored = (probabilities(head, test[:, view]).numpy() for view in range(len(VIEWS)))
-    return evaluation.Answers(split.test, split.labels, original, mirrored)
+    def answers(pictures: splits.Pictures, views: tuple[View, ...]) -> dict[View, Probabilities]:
+        features = torch.from_numpy(store.load(pictures, views))
+        return {view: probabilities(head, features[:, column]).numpy() for column, view in enumerate(views)}
+
+    original = answers(split.test, VIEWS[:1])["original"]
+    return evaluation.Answers(split.test, split.labels, original, answers(_condition_pictures(split), CONDITIONS))
+
+
+def _condition_pictures(split: Split) -> splits.Pictures:
+    return tuple(split.test[row] for row in evaluation.condition_sample(split.test))
 
 
 def _prepare_folder(folder: Path, *, kind: str, overwrite: bool) -> None:
