@@ -777,8 +777,8 @@ def accuracies(plan: Plan, size: int) -> Results:
         "ours": np.array([row["predicted"] for row in rows]),
         "keras": np.array([answers[row["id"]] for row in rows]),
     }
-    scored = {name: scores(true, predicted) for name, predicted in sides.items()}
-    low, high = paired_difference(sides["ours"] == true, sides["keras"] == true)
+    scored = {name: scores(true, predicted, np.arange(len(true))) for name, predicted in sides.items()}
+    low, high = paired_difference(sides["ours"] == true, sides["keras"] == true, np.arange(len(true)))
     return {"size": size, "difference": [low, high]} | scored
 
 

@@ -47,7 +47,8 @@ def main() -> None:
         print(f"| {name} {row(folder)}", flush=True)
     print("\n| same test pictures | difference in accuracy, 95% interval |\n|---|---|")
     for one, other in PAIRS:
-        low, high = paired_difference(correct(arguments.out / slug(one)), correct(arguments.out / slug(other)))
+        right, other_right = (correct(arguments.out / slug(name)) for name in (one, other))
+        low, high = paired_difference(right, other_right, np.arange(len(right)))
         print(f"| {one}: native less unit | {low:+.3f} to {high:+.3f} |")
 
 

@@ -133,8 +133,9 @@ def test_predict_names_letters_and_runners_up(trained: Path, tmp_path: Path) -> 
     assert result.exit_code == 0
     lines = [line.split("\t") for line in result.stdout.splitlines()]
     assert [line[0] for line in lines] == [str(tmp_path / "one.png"), str(tmp_path / "two.png")]
-    assert [line[1].split()[0] for line in lines] == ["B", "U"]
-    assert all(float(line[1].split()[1]) > float(line[2].split()[1]) for line in lines)
+    assert [line[2].split()[0] for line in lines] == ["B", "U"]
+    assert all(line[1] in {line[2].split()[0], "no letter"} for line in lines)
+    assert all(float(line[2].split()[1]) > float(line[3].split()[1]) for line in lines)
 
 
 def test_predict_takes_folders_archives_and_stdin(trained: Path, tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_predict_takes_folders_archives_and_stdin(trained: Path, tmp_path: Path)
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [row["letter"] for row in rows] == ["A", "B", "J"] * 2 + ["U"]
     assert rows[-1]["id"] == "stdin"
-    assert set(rows[0]) == {"id", "letter", "probability", "runner_up", "runner_up_probability"}
+    assert set(rows[0]) == {"id", "answer", "letter", "probability", "runner_up", "runner_up_probability"}
 
 
 def test_predict_names_what_it_cannot_read_and_goes_on(trained: Path, tmp_path: Path) -> None:
@@ -252,7 +253,9 @@ def test_demo_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert metrics["scores"]["letters"]["pictures"] == 26
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "inspect", "render", "cache", "demo"])
+@pytest.mark.parametrize(
+    "verb", ["train", "evaluate", "predict", "inspect", "compare", "explain", "render", "cache", "demo"]
+)
 def test_help_has_examples(verb: str) -> None:
     text = command(verb, "--help").stdout
     assert "Examples" in text
@@ -262,6 +265,6 @@ def test_help_has_examples(verb: str) -> None:
 def test_probabilities_are_rounded_for_people_and_whole_for_machines(trained: Path, tmp_path: Path) -> None:
     write_folder(tmp_path, {"one.png": noisy_picture("B", 500)})
     whole = json.loads(command("predict", trained, tmp_path / "one.png", "--json").stdout)["probability"]
-    shown = command("predict", trained, tmp_path / "one.png").stdout.split("\t")[1].split()[1]
+    shown = command("predict", trained, tmp_path / "one.png").stdout.split("\t")[2].split()[1]
     assert shown == f"{whole:.3f}"
     assert np.isclose(float(shown), whole, atol=5e-4)

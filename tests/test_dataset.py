@@ -251,8 +251,21 @@ class TestRows:
         picture, photo = png("blue", (7, 5)), jpeg("red", (30, 20))
         dataset = scanned(tmp_path, {"train/B/img_0042.png": picture, "val/a/front.JPG": photo})
         assert dataset.pictures == (
-            Picture("train/B/img_0042.png", "B", hashlib.sha256(picture).hexdigest(), 7, 5, "PNG", 42, "train", ""),
-            Picture("val/a/front.JPG", "A", hashlib.sha256(photo).hexdigest(), 30, 20, "JPEG", None, "validation", ""),
+            Picture(
+                "train/B/img_0042.png", "B", hashlib.sha256(picture).hexdigest(), 7, 5, "PNG", 42, "train", "", "0" * 16
+            ),
+            Picture(
+                "val/a/front.JPG",
+                "A",
+                hashlib.sha256(photo).hexdigest(),
+                30,
+                20,
+                "JPEG",
+                None,
+                "validation",
+                "",
+                "0" * 16,
+            ),
         )
 
     def test_the_size_is_that_of_the_upright_picture(self, tmp_path: Path) -> None:
@@ -296,10 +309,10 @@ class TestRows:
         files = {"A/A1.png": png(), 'B/a "quoted", name.png': png("blue"), "C/bad.jpg": b"text", "x/é.png": png()}
         dataset = scanned(tmp_path, files)
         header, *rows = csv.reader(io.StringIO(dataset.to_csv()))
-        assert header == ["id", "label", "sha256", "width", "height", "format", "frame", "part", "problem"]
+        assert header == ["id", "label", "sha256", "width", "height", "format", "frame", "part", "problem", "dhash"]
         assert dataset.pictures == tuple(
-            Picture(name, label, sha256, int(width), int(height), form, int(frame) if frame else None, part, problem)
-            for name, label, sha256, width, height, form, frame, part, problem in rows
+            Picture(name, label, sha256, int(width), int(height), form, int(frame) if frame else None, *rest)
+            for name, label, sha256, width, height, form, frame, *rest in rows
         )
 
     def test_the_digest_hangs_on_names_labels_and_contents(self, tmp_path: Path) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-from fingerspell.archive import open_archive
+from fingerspell.alphabet import LETTERS, is_letter
+from fingerspell.archive import Archive, open_archive
 from fingerspell.dataset import Dataset, Picture, scan
-from fingerspell.inspection import Inspection, inspect, notes
+from fingerspell.inspection import Finding, Inspection, inspect, notes
+from fingerspell.looks import measure
+from fingerspell.rendering import render_letter
 from pictures import jpeg, numbered, png, write_zip
 
 if TYPE_CHECKING:
@@ -31,7 +35,17 @@ def inspection(tmp_path: Path) -> Inspection:
         "train/.DS_Store": b"x",
     }
     with open_archive(write_zip(tmp_path / "set.zip", files)) as archive:
-        return inspect(scan(archive))
+        return inspected(archive)
+
+
+def inspected(archive: Archive) -> Inspection:
+    dataset = scan(archive)
+    letters = [picture for picture in dataset.pictures if is_letter(picture.label) and not picture.problem]
+    return inspect(dataset, measure(archive, letters))
+
+
+def codes(inspection: Inspection) -> dict[str, Finding]:
+    return {finding.code: finding for finding in inspection.findings}
 
 
 def test_name_and_all_pictures(inspection: Inspection) -> None:
@@ -74,7 +88,7 @@ def test_duplicates_are_those_beyond_the_first(inspection: Inspection) -> None:
 
 def test_a_set_without_good_pictures(tmp_path: Path) -> None:
     with open_archive(write_zip(tmp_path / "set.zip", {"A/1.jpg": b""})) as archive:
-        inspection = inspect(scan(archive))
+        inspection = inspected(archive)
     assert (inspection.pictures, inspection.labels, inspection.sizes, inspection.duplicates) == (1, {}, {}, 0)
     assert len(inspection.missing_letters) == 26
 
@@ -82,7 +96,77 @@ def test_a_set_without_good_pictures(tmp_path: Path) -> None:
 def test_notes_say_what_a_run_leaves_out() -> None:
     pictures = [Picture("A/1.png", "A"), Picture("A/2.png", "A", problem="empty file (0 bytes)")]
     pictures += [Picture(f"odd{number}/1.png", "", problem="unknown folder") for number in range(7)]
-    folders, bad = notes(Dataset("x.zip", tuple(pictures), {}))
+    bad, folders = notes(Dataset("x.zip", tuple(pictures), {}))
     assert "odd0 (1), odd1 (1), odd2 (1), odd3 (1), odd4 (1) and 2 more" in folders
-    assert "1 pictures of letters that cannot be read, such as A/2.png (empty file (0 bytes))" in bad
+    assert "1 pictures of letters cannot be read and are left out, such as A/2.png (empty file (0 bytes))" in bad
     assert notes(Dataset("x.zip", tuple(pictures[:1]), {})) == []
+
+
+def test_findings_of_a_small_bad_set(inspection: Inspection) -> None:
+    found = codes(inspection)
+    assert list(found) == sorted(found)
+    assert {"FS001", "FS002", "FS006", "FS008", "FS009", "FS012", "FS014", "FS015", "FS016"} <= set(found)
+    assert found["FS002"].pictures == ("train/B/3.png", "test/B/1.png")
+    assert "J" in found["FS006"].text
+    assert str(found["FS016"]).startswith("FS016 pictures of no letter: nothing (1)")
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five scenes of eight frames of A and of B, in different light, and one scene of J."""
+    files = {}
+    for letter, scenes in (("A", 5), ("B", 5), ("J", 1)):
+        for scene in range(scenes):
+            hand = render_letter(letter, np.random.default_rng([ord(letter), scene]), 96)
+            for frame in range(8):
+                shade = 0.05 if letter == "B" and scene == 0 else 1.0
+                pixels = (hand * shade).astype(np.uint8)
+                pixels[0, frame] = 255
+                files[f"{letter}/{letter}{8 * scene + frame + 1}.png"] = png(pixels)
+    return write_zip(tmp_path_factory.mktemp("films") / "films.zip", files)
+
+
+def test_films_leak_in_a_random_split_and_not_by_bursts(films: Path) -> None:
+    with open_archive(films) as archive:
+        inspection = inspected(archive)
+    assert inspection.bursts == {"A": 5, "B": 5, "J": 1}
+    leaks = {leak.protocol: leak for leak in inspection.leaks}
+    assert (leaks["random"].share or 0) > 0.9
+    assert leaks["bursts"].share == 0
+    assert leaks["groups"].share is None
+    assert "--groups" in leaks["groups"].note
+    finding = codes(inspection)["FS003"]
+    assert "of test pictures of --split random" in finding.text
+    assert "Use --split" in finding.text
+    assert "bursts" in finding.text.partition("Use --split")[2]
+
+
+def test_looks_of_films(films: Path) -> None:
+    with open_archive(films) as archive:
+        found = codes(inspected(archive))
+    assert "8 of 88 pictures (9%)" in found["FS010"].text
+    assert set(found["FS010"].pictures) == {f"B/B{frame}.png" for frame in range(1, 9)}
+    assert "88 pictures of letters are 11 bursts" in found["FS004"].text
+    assert "J (1)" in found["FS009"].text
+
+
+def test_one_picture_under_two_letters(tmp_path: Path) -> None:
+    hand = render_letter("A", np.random.default_rng(0), 96)
+    files = {f"{letter}/1.png": png(np.roll(hand, number, axis=0)) for number, letter in enumerate(LETTERS)}
+    files["S/2.png"] = png(hand)
+    with open_archive(write_zip(tmp_path / "set.zip", files)) as archive:
+        finding = codes(inspected(archive))["FS005"]
+    assert {"A/1.png", "S/2.png"} <= set(finding.pictures)
+
+
+def test_looks_are_remembered(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_archive(films) as archive:
+        letters = list(scan(archive).letters())
+        first = measure(archive, letters, memory=tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(Archive, "read", lambda _, member: pytest.fail(f"{member} was read"))
+            again = measure(archive, letters, memory=tmp_path)
+        np.testing.assert_array_equal(first.sharpness, again.sharpness)
+        (remembered,) = tmp_path.iterdir()
+        remembered.write_text("[[1, 2]]")
+        np.testing.assert_array_equal(measure(archive, letters, memory=tmp_path).sharpness, first.sharpness)

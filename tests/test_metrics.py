@@ -10,39 +10,69 @@ TRUE = np.array(list("AAAABBBBJJZ"))
 PREDICTED = np.array(list("AAABBBBAJZZ"))
 
 
-def test_accuracy_and_its_wilson_interval() -> None:
-    score = metrics.score(TRUE, PREDICTED)
-    assert score["pictures"] == 11
-    assert score["accuracy"] == pytest.approx(8 / 11)
-    # by hand: centre (p + z2/2n)/(1 + z2/n), half width z*sqrt(p(1-p)/n + z2/4n2)/(1 + z2/n), z = 1.96
-    p, n, z = 8 / 11, 11, 1.959964
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    assert score["accuracy_interval"] == pytest.approx([centre - half, centre + half], abs=1e-5)
+def each(labels: np.ndarray) -> np.ndarray:
+    """Groups of one picture."""
+    return np.arange(len(labels))
+
+
+def test_accuracy_and_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.choice(list("ABC"), 1000)
+    predicted = np.where(rng.random(1000) < 0.8, true, "D")
+    score = metrics.score(true, predicted, each(true))
+    assert (score["pictures"], score["groups"]) == (1000, 1000)
+    assert score["accuracy"] == (true == predicted).mean()
+    half = 1.96 * np.sqrt(0.8 * 0.2 / 1000)
+    low, high = score["accuracy_interval"]
+    assert high - low == pytest.approx(2 * half, rel=0.1)
+    assert low + high == pytest.approx(2 * score["accuracy"], abs=0.004)
+
+
+def test_pictures_of_a_group_count_as_one() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.choice(list("ABC"), 100)
+    predicted = np.where(rng.random(100) < 0.8, true, "D")
+    once = metrics.score(true, predicted, each(true))
+    repeated = metrics.score(np.repeat(true, 30), np.repeat(predicted, 30), np.repeat(np.arange(100), 30))
+    assert repeated["groups"] == 100
+    for key in ("accuracy_interval", "macro_f1_interval"):
+        assert repeated[key] == pytest.approx(once[key])
+
+
+@pytest.mark.parametrize(("right", "expected"), [(True, (0.7225, 1.0)), (False, (0.0, 0.2775))])
+def test_all_right_or_wrong_has_wilsons_interval_of_the_groups(right: bool, expected: tuple[float, float]) -> None:
+    true = np.array(list("AB" * 20))
+    predicted = true if right else np.array(["C"] * 40)
+    score = metrics.score(true, predicted, np.arange(40) // 4)
+    # Of 10 groups by hand: 1 / (1 + 1.96^2 / 10) = 0.7225.
+    assert score["accuracy_interval"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_macro_f1_is_scikit_learns_over_the_letters_there_are() -> None:
-    score = metrics.score(TRUE, PREDICTED)
+    score = metrics.score(TRUE, PREDICTED, each(TRUE))
     assert score["macro_f1"] == pytest.approx(f1_score(TRUE, PREDICTED, average="macro"))
     low, high = score["macro_f1_interval"]
     assert low < score["macro_f1"] < high
     never_true = np.array(list("AAABBBBQJZZ"))  # Q is predicted and no picture shows it
     expected = f1_score(TRUE, never_true, average="macro", labels=list("ABJZ"))
-    assert metrics.score(TRUE, never_true)["macro_f1"] == pytest.approx(expected)
+    assert metrics.score(TRUE, never_true, each(TRUE))["macro_f1"] == pytest.approx(expected)
 
 
 def test_more_pictures_make_narrower_intervals() -> None:
-    few, many = metrics.score(TRUE, PREDICTED), metrics.score(np.tile(TRUE, 50), np.tile(PREDICTED, 50))
+    few, many = (
+        metrics.score(TRUE, PREDICTED, each(TRUE)),
+        metrics.score(np.tile(TRUE, 50), np.tile(PREDICTED, 50), np.arange(550)),
+    )
     for key in ("accuracy_interval", "macro_f1_interval"):
         assert many[key][1] - many[key][0] < 0.3 * (few[key][1] - few[key][0])
 
 
 def test_static_letters_are_scored_apart() -> None:
-    scores = metrics.scores(TRUE, PREDICTED)
+    scores = metrics.scores(TRUE, PREDICTED, each(TRUE))
     assert scores["letters"]["pictures"] == 11
     assert scores["static_letters"]["pictures"] == 8
     assert scores["static_letters"]["accuracy"] == pytest.approx(6 / 8)
-    assert set(metrics.scores(TRUE[8:], PREDICTED[8:])) == {"letters"}  # J and Z alone
+    assert set(metrics.scores(TRUE[8:], PREDICTED[8:], each(TRUE[8:]))) == {"letters"}  # J and Z alone
 
 
 def test_missing_letter_shifts_nothing() -> None:
@@ -52,7 +82,7 @@ def test_missing_letter_shifts_nothing() -> None:
     assert rows["C"] == {"letter": "C", "precision": 0, "recall": 0, "f1": 0, "support": 0}
     assert rows["J"] == {"letter": "J", "precision": 1, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
     assert found["confusion"][3] == [0, 0, 0, 1, 1]
-    assert found["macro_average"]["f1"] == pytest.approx(metrics.score(TRUE, PREDICTED)["macro_f1"])
+    assert found["macro_average"]["f1"] == pytest.approx(metrics.score(TRUE, PREDICTED, each(TRUE))["macro_f1"])
 
 
 def test_confused_pairs_are_sorted_by_pictures() -> None:
@@ -74,8 +104,8 @@ def test_paired_difference_tells_a_real_one_from_none() -> None:
     rng = np.random.default_rng(0)
     right = rng.random(2000) < 0.8
     worse = right & (rng.random(2000) < 0.95)
-    low, high = metrics.paired_difference(right, worse)
+    low, high = metrics.paired_difference(right, worse, each(right))
     assert 0 < low < right.mean() - worse.mean() < high
     shuffled = rng.permutation(right)
-    low, high = metrics.paired_difference(right, shuffled)
+    low, high = metrics.paired_difference(right, shuffled, each(right))
     assert low < 0 < high

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fingerspell.model import _BATCH, Card, Model
+from fingerspell.model import _BATCH, Card, Model, predictions
 from pictures import numbered
 
-CARD = Card(1, "counting", ("A", "B"), 8, "nearest", {}, "mlp", {}, {})
+CARD = Card(2, "counting", ("A", "B"), 8, "nearest", {}, "mlp", {}, {}, 1.0, 0.6, 0.05)
 
 
 class CountingSession:
@@ -40,3 +40,10 @@ def test_what_cannot_be_read_costs_no_network_call() -> None:
     problems: list[str] = []
     assert list(Model(CARD, session).stream([("a", b""), ("b", b"text")], lambda name, _: problems.append(name))) == []
     assert (problems, session.batches) == (["a", "b"], [])
+
+
+def test_below_the_threshold_it_names_no_letter() -> None:
+    rows = np.array([[0.59, 0.41], [0.6, 0.4], [0.1, 0.9]], np.float32)
+    found = predictions(["a", "b", "c"], rows, CARD.labels, CARD.threshold)
+    assert [row.answer for row in found] == ["no letter", "A", "B"]
+    assert [row.letter for row in found] == ["A", "A", "B"]

@@ -21,10 +21,10 @@ PACKAGE = REPOSITORY / "src" / "fingerspell"
 # The way of the data; a module imports only what stands before it.
 FLOW = [
     *("errors", "alphabet", "files", "progress", "streams", "images", "cache"),
-    *("rendering", "archive", "dataset", "inspection", "recipes", "splits"),
+    *("rendering", "archive", "dataset", "neighbours", "looks", "recipes", "splits", "inspection"),
     *("backbones", "graphs", "engines", "testing", "features", "heads", "training", "precision"),
-    *("model", "exporting", "metrics", "remarks", "evaluation", "figures", "reporting"),
-    *("runs", "console", "cli"),
+    *("model", "exporting", "metrics", "calibration", "remarks", "evaluation", "figures", "reporting", "explanation"),
+    *("runs", "compare", "console", "cli"),
 ]
 
 
@@ -45,7 +45,19 @@ def test_modules_import_only_what_stands_before_them() -> None:
 def test_import_is_light_and_has_no_effects(tmp_path: Path) -> None:
     program = "import sys, fingerspell, fingerspell.cli\nprint(*sorted({name.split('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
-    heavy = {"torch", "timm", "onnxruntime", "onnx", "matplotlib", "sklearn", "scipy", "PIL", "pydantic", "numpy"}
+    heavy = {
+        "torch",
+        "timm",
+        "onnxruntime",
+        "onnx",
+        "matplotlib",
+        "sklearn",
+        "scipy",
+        "faiss",
+        "PIL",
+        "pydantic",
+        "numpy",
+    }
     assert not heavy & set(done.stdout.split())
     assert list(tmp_path.iterdir()) == []
 

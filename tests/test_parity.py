@@ -29,7 +29,9 @@ def card(size: int) -> Card:
     score = {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6], "pictures": 10}
     trained_on = {"archive": "none", "protocol": "none", "train": 0, "validation": 0}
     backbone = {"backbone": EMBEDDED, "weights": "0" * 64}
-    return Card(FORMAT, "parity", LETTERS, size, "nearest", backbone, "mlp", trained_on, {"letters": score})
+    return Card(
+        FORMAT, "parity", LETTERS, size, "nearest", backbone, "mlp", trained_on, {"letters": score}, 1.0, 0.0, 0.05
+    )
 
 
 def test_embedded_backbone_with_a_head_sure_of_itself(tmp_path: Path, record_property: Record) -> None:

@@ -261,7 +261,7 @@ def test_layout_and_names(tmp_path: Path) -> None:
     )
     assert written == 27
     assert told == [(step, 27) for step in range(1, 28)]
-    paths = list(tmp_path.rglob("*.*"))
+    paths = list(tmp_path.rglob("*.png"))
     assert {path.parent.relative_to(tmp_path).as_posix() for path in paths} == {
         f"Train_Alphabet/{label}" for label in (*LETTERS, "Blank")
     }

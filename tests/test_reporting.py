@@ -68,6 +68,8 @@ class Page(HTMLParser):
 def score(accuracy: float) -> dict[str, Any]:
     return {
         "pictures": 2600,
+        "groups": 321,
+        "near_copies": 0.987,
         "accuracy": accuracy,
         "accuracy_interval": [accuracy - 0.016, accuracy + 0.015],
         "macro_f1": accuracy - 0.1,
@@ -88,6 +90,18 @@ def metrics(labels: Sequence[str]) -> dict[str, Any]:
         "conditions": {
             "original": {"letters": score(0.7654), "static_letters": score(0.7987)},
             "mirrored": {"letters": score(0.6543), "static_letters": score(0.6789), "difference": [-0.123, -0.045]},
+        },
+        "calibration": {
+            "temperature": 1.37,
+            "threshold": 0.42,
+            "risk": 0.05,
+            "error": 0.0123,
+            "error_at_temperature_1": 0.0777,
+            "named": 0.876,
+            "wrong_of_named": 0.0543,
+            "others": {"nothing": {"pictures": 50, "named": 7}},
+            "reliability": [[0.3, 0.2, 0.4], [0.9, 0.95, 0.6]],
+            "risk_coverage": [[0.1, 0.0, 0.99], [1.0, 0.2, 0.1]],
         },
         "per_letter": [{**average, "letter": letter, "support": 100} for letter in labels],
         "macro_average": average,
@@ -209,6 +223,11 @@ def test_page_holds_the_numbers(full: Report) -> None:
         "0.679",
         "0.765",  # the same pictures as they are
         "-0.123 to -0.045",
+        "321 bursts of near-copies",
+        "98.7% of the test pictures have a near-copy",
+        "at least 0.42",
+        "names 87.6% of the test pictures, and 5.4% of those wrongly",
+        "7 of 50 of nothing",
         "Weakest letters: <U> & R.",
         "index and middle finger up",  # why U and R look alike
         "0.120",
@@ -240,7 +259,7 @@ def test_page_is_one_file_and_needs_no_other(full: Report) -> None:
 
 
 def test_page_embeds_the_figures_that_lie_beside_it(full: Report) -> None:
-    names = ("curves", "confusion", "per_letter", "mistakes")
+    names = ("curves", "calibration", "confusion", "per_letter", "mistakes")
     beside = [Image.open(full.folder / "figures" / f"{name}.png") for name in names]
     assert [image.tobytes() for image in full.page.images()] == [image.tobytes() for image in beside]
     assert all(image.format == "PNG" for image in beside)
@@ -250,7 +269,7 @@ def test_page_embeds_the_figures_that_lie_beside_it(full: Report) -> None:
 def test_page_escapes_what_it_quotes(full: Report) -> None:
     assert "<img src=x>" not in full.html
     assert "<b>" not in full.html
-    assert len(full.page.images()) == 4
+    assert len(full.page.images()) == 5
 
 
 def test_second_report_is_the_same_byte_for_byte(folder: Path) -> None:
@@ -263,7 +282,7 @@ def test_second_report_is_the_same_byte_for_byte(folder: Path) -> None:
 
 def test_evaluation_without_pictures(folder: Path) -> None:
     content = metrics(FEW)
-    del content["split"], content["remarks"], content["conditions"]
+    del content["split"], content["remarks"], content["conditions"], content["calibration"]
     content["scores"] = {"letters": score(0.5)}
     write_json(folder / "metrics.json", content)
     for name in ("recipe.toml", "history.csv", "timing.json"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ FILES = {
     "figures/curves.png",
     "figures/confusion.png",
     "figures/per_letter.png",
+    "figures/calibration.png",
+    "model/SHA256SUMS",
     "model/model.onnx",
     "model/head.safetensors",
     "model/model.json",
@@ -123,7 +127,7 @@ def test_second_run_reads_no_picture_and_other_head_too(
     assert run.extraction
     count = run.metrics["split"]
     # Nobody looks at the mirror images of validation pictures; ten test pictures of a letter are all there are here.
-    expected = 2 * count["train"] + count["validation"] + (1 + len(CONDITIONS)) * count["test"]
+    expected = 2 * count["train"] + count["validation"] + (1 + len(CONDITIONS)) * count["test"] + 3  # of no letter
     assert run.extraction.vectors_computed == expected
     monkeypatch.setattr("fingerspell.runs.decode", None)
     variants: dict[str, dict[str, Any]] = {"seed": {"seed": 5}, "epochs": {"head.mlp.epochs": 20}}
@@ -306,19 +310,43 @@ def test_evaluating_the_test_pictures_again_gives_the_runs_own_answers(
             assert float(row["probability"]) == pytest.approx(float(own[row["id"]]["probability"]), abs=1e-3)
 
 
+def with_one_byte_changed(name: str, folder: Path) -> None:
+    data = bytearray((folder / name).read_bytes())
+    place = data.index(b'"A"') + 1 if name == "model.json" else len(data) // 2
+    data[place] ^= 1  # in the card, the letter A becomes @
+    (folder / name).write_bytes(data)
+
+
+def with_digests_of(name: str, data: bytes) -> Any:
+    def damage(folder: Path) -> None:
+        old = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        (folder / name).write_bytes(data)
+        sums = folder / "SHA256SUMS"
+        sums.write_text(sums.read_text().replace(old, hashlib.sha256(data).hexdigest()))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda folder: (folder / "model.onnx").unlink(), "no model.onnx in this folder"),
         (lambda folder: (folder / "model.json").unlink(), "no model.json in this folder"),
+        (lambda folder: (folder / "head.safetensors").unlink(), "no head.safetensors in this folder"),
+        (lambda folder: (folder / "SHA256SUMS").unlink(), "no SHA256SUMS in this folder"),
+        (lambda folder: (folder / "SHA256SUMS").write_bytes(b"\xff\n\n"), "model.json: not the file that was written"),
         (lambda folder: (folder / "model.json").write_text("{}"), "model.json: format: Field required"),
         (lambda folder: (folder / "model.json").write_text("{"), "model.json: content: Invalid JSON"),
-        (lambda folder: (folder / "model.onnx").write_bytes(b"x"), "not a readable ONNX file"),
+        *(
+            (partial(with_one_byte_changed, name), f"{name}: not the file that was written")
+            for name in ("model.onnx", "head.safetensors", "model.json")
+        ),
+        (with_digests_of("model.onnx", b"x"), "not a readable ONNX file"),
         (
             lambda folder: (folder / "model.json").write_text(
-                (folder / "model.json").read_text().replace('"format": 1', '"format": 99')
+                (folder / "model.json").read_text().replace('"format": 2', '"format": 99')
             ),
-            "has format 99, this version of fingerspell reads 1",
+            "has format 99, this version of fingerspell reads 2",
         ),
     ],
 )
@@ -397,6 +425,6 @@ def test_run_killed_at_three_random_moments_ends_like_one_never_killed(letters_z
     last = start("cache of the killed", killed)
     outputs = [process.communicate()[0] for process in (whole, last)]
     assert [process.returncode for process in (whole, last)] == [0, 0], moments
-    assert int(outputs[1]) <= int(outputs[0]) == 570
+    assert int(outputs[1]) <= int(outputs[0]) == 573
     for name in ("metrics.json", "predictions.csv", "history.csv", "split.csv"):
         assert (killed / name).read_bytes() == (tmp_path / "whole" / "run" / name).read_bytes(), (name, moments)

@@ -1,8 +1,9 @@
-"""The test set is untouchable: properties of all five protocols, each for data sets that hypothesis thinks up."""
+"""The test set is untouchable: properties of all six protocols, each for data sets that hypothesis thinks up."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections import Counter
 from dataclasses import replace
@@ -22,6 +23,7 @@ OPTIONS: dict[Protocol, SplitOptions] = {
     "folders": SplitOptions(protocol="folders"),
     "random": SplitOptions(protocol="random", folds=5, fold=2),
     "blocks": SplitOptions(protocol="blocks", folds=5, fold=2, guard=1),
+    "bursts": SplitOptions(protocol="bursts", folds=5, fold=2),
     "groups": SplitOptions(protocol="groups", folds=5, fold=2),
 }
 
@@ -33,8 +35,15 @@ def film(letters: str = "ABJ", count: int = 20, *, start: int = 1, step: int = 1
     """Numbered pictures A1, A2, ... of each letter, all different."""
     frames = range(start, start + count * step, step)
     return [
-        Picture(f"{part}{x}/{x}{n}.jpg", x, sha256=f"{part}{x}{n}", frame=n, part=part) for x in letters for n in frames
+        Picture(f"{part}{x}/{x}{n}.jpg", x, sha256=f"{part}{x}{n}", frame=n, part=part, dhash=unlike(f"{part}{x}{n}"))
+        for x in letters
+        for n in frames
     ]
+
+
+def unlike(name: str) -> str:
+    """Difference hash that is far from that of any other name."""
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def signer_of(picture: Picture) -> str:
@@ -56,7 +65,7 @@ def data_sets(draw: st.DrawFn) -> list[Picture]:
 
 
 def split(pictures: list[Picture], options: SplitOptions, seed: int = 0) -> Split:
-    if options.protocol in ("first-per-class", "blocks"):  # which leave a test folder alone
+    if options.protocol in ("first-per-class", "blocks", "bursts"):  # which leave a test folder alone
         pictures = [replace(picture, part="") for picture in pictures]
     return split_pictures(pictures, options, seed=seed, groups={p.id: signer_of(p) for p in pictures})
 
@@ -129,7 +138,7 @@ class TestEveryProtocol:
         pictures = [replace(p, part="test" if (p.frame or 0) % 4 == 0 else "train") for p in film("AB", 60)]
         splits = [split(pictures, OPTIONS[protocol], seed) for seed in range(10)]
         tests, validations = {s.test for s in splits}, {s.validation for s in splits}
-        if protocol in {"random", "groups"}:
+        if protocol in {"random", "bursts", "groups"}:
             assert len(tests) > 1
         else:
             assert len(tests) == len(validations) == 1
@@ -542,3 +551,58 @@ class TestCsv:
         rows = list(csv.DictReader(io.StringIO(split(film("A", 10), TestReferenceLeak.OPTIONS).to_csv())))
         assert len(rows) == 15
         assert {row["role"] for row in rows if row["id"] == "A/A1.jpg"} > {"test"}
+
+
+class TestBursts:
+    def scenes(self, letter: str, sizes: list[int]) -> list[Picture]:
+        """Film of scenes of so many frames, which are alike within a scene and nowhere else."""
+        frame, pictures = 0, []
+        for number, size in enumerate(sizes):
+            for _ in range(size):
+                name = f"{letter}{frame}"
+                look = unlike(f"{letter} scene {number}")
+                pictures.append(Picture(f"{letter}/{name}.jpg", letter, sha256=name, frame=frame, dhash=look))
+                frame += 1
+        return pictures
+
+    @given(sizes=st.lists(st.integers(1, 12), min_size=5, max_size=12), fold=st.integers(0, 4), seed=st.integers(0, 99))
+    @examples
+    def test_whole_bursts_stay_on_one_side(self, sizes: list[int], fold: int, seed: int) -> None:
+        pictures = self.scenes("A", sizes) + self.scenes("B", sizes[::-1])
+        result = split_pictures(pictures, SplitOptions(protocol="bursts", folds=5, fold=fold), seed=seed)
+        sides = [{p.dhash for p in getattr(result, role)} for role in ("train", "validation", "test")]
+        assert sum(map(len, sides)) == len(set.union(*sides)) == 2 * len(sizes)
+        assert all(sides)
+
+    def test_every_picture_is_tested_in_one_fold(self) -> None:
+        pictures = self.scenes("A", [3, 9, 2, 4, 4, 7]) + self.scenes("B", [5] * 5)
+        tests = [
+            p.id
+            for fold in range(5)
+            for p in split_pictures(pictures, SplitOptions(protocol="bursts", fold=fold), seed=3).test
+        ]
+        assert sorted(tests) == sorted(p.id for p in pictures)
+
+    def test_parts_are_about_as_large_as_the_bursts_allow(self) -> None:
+        result = split_pictures(self.scenes("A", [4] * 50) + self.scenes("B", [8] * 50), OPTIONS["bursts"], seed=0)
+        assert Counter(p.label for p in result.test) == {"A": 40, "B": 80}
+
+    def test_a_letter_with_one_burst_is_cut_and_named(self) -> None:
+        pictures = self.scenes("A", [10] * 10) + self.scenes("J", [100])
+        result = split_pictures(pictures, SplitOptions(protocol="bursts", guard=3), seed=0)
+        assert [p.frame for p in result.test if p.label == "J"] == list(range(20))
+        assert min(p.frame or 0 for p in result.validation if p.label == "J") == 20 + 3
+        assert "Fewer than 3 bursts of J: cut into stretches of film instead" in " ".join(result.notes)
+
+    def test_a_letter_that_cannot_be_cut_is_not_tested_and_named(self) -> None:
+        pictures = self.scenes("A", [10] * 10) + [replace(p, frame=None) for p in self.scenes("J", [30])]
+        result = split_pictures(pictures, OPTIONS["bursts"], seed=0)
+        assert {p.label for p in result.test} == {p.label for p in result.validation} == {"A"}
+        assert "nothing is measured on these letters" in " ".join(result.notes)
+
+
+def test_the_guard_of_blocks_is_measured_where_it_is_not_given() -> None:
+    pictures = TestBursts().scenes("A", [10] * 40)
+    result = split_pictures(pictures, SplitOptions(protocol="blocks", fold=2), seed=0)
+    assert {p.dhash for p in result.test}.isdisjoint(p.dhash for p in (*result.train, *result.validation))
+    assert 0.5 * len(pictures) < len(result.train) < 0.6 * len(pictures)

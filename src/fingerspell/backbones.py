@@ -25,7 +25,7 @@ from fingerspell.errors import BackboneError
 from fingerspell.files import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from fingerspell.images import Interpolation
     from fingerspell.recipes import InputScale
@@ -189,6 +189,32 @@ def load_backbone(
     return backbone
 
 
+def backbone_of(identity: Mapping[str, Any], dimension: int) -> Backbone:
+    """Backbone that a model's card names, without its network: for engines whose graph is there already.
+
+    Raises
+    ------
+    BackboneError
+        If another version of fingerspell made it, whose features are not this one's.
+    """
+    if identity["version"] != _VERSION:
+        raise BackboneError(
+            f"backbone {identity['backbone']}: found version {identity['version']} of the features, expected "
+            f"{_VERSION}. Train the model again."
+        )
+
+    def missing() -> Network:
+        raise BackboneError(f"backbone {identity['backbone']}: the network is not at hand. Give --engine openvino.")
+
+    name, weights = str(identity["backbone"]), str(identity["weights"])
+    return Backbone(name, _preprocessing(identity), weights, dimension, missing)
+
+
+def _preprocessing(facts: Mapping[str, Any]) -> Preprocessing:
+    plain = {key: facts[key] for key in ("size", "interpolation", "channels")}
+    return Preprocessing(**plain, mean=tuple(facts["mean"]), std=tuple(facts["std"]))
+
+
 def _weights_file(name: str, weights: Path | None) -> Path | None:
     """File on this disk that the weights come from; None for a hub's."""
     if weights and not weights.is_file():
@@ -214,8 +240,7 @@ def _to_json(backbone: Backbone) -> str:
 
 def _from_json(name: str, text: str, load: Callable[[], Network]) -> Backbone:
     content = json.loads(text)
-    given = content["preprocessing"]
-    preprocessing = Preprocessing(**given | {"mean": tuple(given["mean"]), "std": tuple(given["std"])})
+    preprocessing = _preprocessing(content["preprocessing"])
     return Backbone(name, preprocessing, str(content["weights_sha256"]), int(content["dimension"]), load)
 
 

@@ -75,10 +75,16 @@ def train(
         typer.Option(help="Of the features: float32, bfloat16 or int8; the fastest as good as float32 if left out."),
     ] = None,
     head: Annotated[str | None, typer.Option(help="mlp (the study's) or linear (softmax regression).")] = None,
-    split: Annotated[str | None, typer.Option(help="first-per-class, folders, random, blocks or groups.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="first-per-class, folders, random, blocks, bursts or groups.")
+    ] = None,
     test_per_class: Annotated[int | None, typer.Option(help="first-per-class: test pictures of each letter.")] = None,
-    fold: Annotated[int | None, typer.Option(help="random, blocks, groups: which part is the test set.")] = None,
-    guard: Annotated[int | None, typer.Option(help="blocks: frames left out on each side of a cut.")] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="random, blocks, bursts, groups: which part is the test set.")
+    ] = None,
+    guard: Annotated[
+        int | None, typer.Option(help="blocks: frames left out on each side of a cut; measured if left out.")
+    ] = None,
     groups: Annotated[
         str | None, typer.Option(metavar="CSV[:COLUMN]", help="groups: who signs which picture, on disk or inside.")
     ] = None,
@@ -163,7 +169,7 @@ def predict(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders, archives; - is stdin.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture.")] = False,
 ) -> None:
-    """Name the letter on pictures, with its probability and the runner-up.
+    """Name the letter on pictures, or say "no letter"; then the likeliest letter and the runner-up, with probabilities.
 
     What cannot be read is named on the error stream, and the exit status is then 1; the other pictures go on.
     """
@@ -177,32 +183,55 @@ def predict(
         console.warn(f"{name}: {reason}")
 
     for name, probabilities in loaded.stream(_pictures(inputs, on_unreadable), on_unreadable):
-        best = predictions([name], probabilities[None], loaded.card.labels)[0]
+        best = predictions([name], probabilities[None], loaded.card.labels, loaded.card.threshold)[0]
         if as_json:
             typer.echo(json.dumps(asdict(best)))
         else:
             typer.echo(
-                f"{best.id}\t{best.letter} {best.probability:.3f}\t{best.runner_up} {best.runner_up_probability:.3f}"
+                f"{best.id}\t{best.answer}\t{best.letter} {best.probability:.3f}\t"
+                f"{best.runner_up} {best.runner_up_probability:.3f}"
             )
     if unreadable:
         raise typer.Exit(1)
 
 
-@app.command(epilog=_examples("fingerspell inspect archive.zip", "fingerspell inspect archive.zip --csv pictures.csv"))
+@app.command(
+    epilog=_examples("fingerspell inspect archive.zip", "fingerspell inspect archive.zip --html findings.html")
+)
 def inspect(
     archive: Archive,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with contact sheets: it shows your pictures.")
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option(metavar="CSV[:COLUMN]", help="Who signs which picture, on disk or inside.")
+    ] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table with one row a picture.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List what is in an archive: pictures of each letter, problems, and what is passed over."""
-    from fingerspell import cache, inspection
+    """Say what is in an archive, and what of it to know before training.
+
+    Pictures of each letter, problems, near-copies and bursts, light and backgrounds, and how many test pictures of each
+    split would have a near-copy in training.
+    """
+    from fingerspell import cache, inspection, looks
+    from fingerspell.alphabet import is_letter
     from fingerspell.archive import open_archive
     from fingerspell.dataset import scan
     from fingerspell.files import write_text
+    from fingerspell.images import decode
+    from fingerspell.runs import read_signers
 
     with open_archive(archive) as opened, console.progress() as on_progress:
         dataset = scan(opened, memory=cache.scans_folder(), on_progress=on_progress)
-    found = inspection.inspect(dataset)
+        letters = [p for p in dataset.pictures if is_letter(p.label) and not p.problem]
+        measured = looks.measure(opened, letters, memory=cache.scans_folder(), on_progress=on_progress)
+        signers = read_signers(opened, groups, [p.id for p in letters]) if groups else None
+        found = inspection.inspect(dataset, measured, signers)
+        if html:
+            from fingerspell.reporting import write_inspection
+
+            write_inspection(html, found, lambda name: decode(opened.read(name)).pixels)
     if csv:
         write_text(csv, dataset.to_csv())
     if as_json:
@@ -210,6 +239,79 @@ def inspect(
     else:
         console.show_inspection(found)
     dataset.letters()  # says what would stop a run, and sets the exit status
+
+
+@app.command(
+    epilog=_examples(
+        "fingerspell compare runs/one runs/other strangers.zip",
+        "fingerspell compare runs/one runs/folds own.zip strangers.zip --out runs/matrix",
+    )
+)
+def compare(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="MODEL... ARCHIVE...", help="Folders of runs or models, and data sets.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("runs/comparison"),
+    as_json: Json = False,
+) -> None:
+    """Measure every model on every data set: a matrix with intervals, and paired tests.
+
+    A folder of several runs is one row: folds of one recipe, whose answers are pooled. Of a data set that a model was
+    trained on, the test pictures of its run are taken.
+    """
+    from fingerspell import compare as comparing
+
+    entries = {path: comparing.entries_in(path) for path in inputs}
+    models = [entry for entry in entries.values() if entry]
+    with console.progress() as on_progress:
+        result = comparing.compare(
+            models, [path for path, entry in entries.items() if not entry], out, on_progress=on_progress
+        )
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        console.show_comparison(result)
+        typer.echo(f"{out / 'comparison.html'}")
+
+
+@app.command(
+    epilog=_examples(
+        "fingerspell explain runs/real-1a2b3c4d hand.jpg",
+        "fingerspell explain runs/demo demo/rendered-hands --boxes demo/rendered-hands/boxes.csv --count 100",
+    )
+)
+def explain(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a run, or of its model.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders, archives.")],
+    boxes: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Where the hands are: path, left, top, right, bottom.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Pictures, evenly spaced among the inputs.")] = 24,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("explanation"),
+    as_json: Json = False,
+) -> None:
+    """Show what answers rest on: the hand or the wall.
+
+    A patch is laid over one place after another; where the probability of the answer falls, the map is warm. The sheet
+    shows your pictures: keep it where you keep them.
+    """
+    from fingerspell import explanation
+    from fingerspell.model import load_model
+
+    with console.progress() as on_progress:
+        found = explanation.explain_files(
+            load_model(model),
+            lambda: _pictures(inputs, lambda name, reason: console.warn(f"{name}: {reason}")),
+            out,
+            boxes=boxes,
+            count=count,
+            on_progress=on_progress,
+        )
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        console.show_explanation(found)
+        typer.echo(f"{out / 'explanation.png'}")
 
 
 @app.command(epilog=_examples("fingerspell render pictures", "fingerspell render pictures --train 900 --test 100"))

@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from fingerspell.inspection import Inspection
+    from rich.table import Table
+
+    from fingerspell.inspection import Inspection, Leak
     from fingerspell.progress import Progress
 
 
@@ -59,20 +61,59 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(f"{metrics['model']}: {metrics['measured_on']}", markup=False)
     table = Table()
-    for column in ("", "accuracy", "95% interval", "macro F1", "pictures"):
-        table.add_column(column, justify="left" if not column else "right")
+    for column in ("", "accuracy", "95% interval", "macro F1", "pictures", "bursts", "leak"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name, score in metrics["scores"].items():
         low, high = score["accuracy_interval"]
         table.add_row(
             name.replace("_", " "),
             f"{score['accuracy']:.3f}",
-            f"{low:.3f} to {high:.3f}",
+            f"{low:.3f}-{high:.3f}",
             f"{score['macro_f1']:.3f}",
             f"{score['pictures']:,}",
+            f"{score['groups']:,}",
+            f"{score['near_copies']:.1%}" if "near_copies" in score else "unknown",
         )
     console.print(table)
+    console.print("bursts: sets of near-copies; leak: test pictures with a near-copy of their letter in training")
     for remark in (*metrics.get("split", {}).get("notes", ()), *metrics["remarks"]):
         console.print(f"- {remark}", markup=False)
+
+
+def show_comparison(result: Mapping[str, Any]) -> None:
+    """Matrix of accuracies, models down, data sets across."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("accuracy on")
+    for archive in result["archives"]:
+        table.add_column(archive, justify="right")
+    cells = {(cell["model"], cell["archive"]): cell for cell in result["cells"]}
+    for model in result["models"]:
+        table.add_row(model, *(_cell(cells[model, archive]) for archive in result["archives"]))
+    Console(highlight=False).print(table, "* test pictures of the data set that the model was trained on", sep="\n")
+
+
+def _cell(cell: Mapping[str, Any]) -> str:
+    low, high = cell["letters"]["accuracy_interval"]
+    static = f"\n24: {cell['static_letters']['accuracy']:.3f}" if "static_letters" in cell else ""
+    return f"{cell['letters']['accuracy']:.3f}{'*' if cell['own'] else ''}\n{low:.2f} to {high:.2f}{static}"
+
+
+def show_explanation(result: Mapping[str, Any]) -> None:
+    """Answers of the explained pictures, and how much of the evidence is in the hand."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for row in result["pictures"]:
+        inside = "" if row.get("inside") is None else f"  {row['inside']:.0%} of the evidence in the hand's box"
+        console.print(f"{row['id']}: {row['letter']} {row['probability']:.3f}{inside}", markup=False)
+    if "inside" in result:
+        console.print(
+            f"Median share of the evidence inside the hand's box: {result['inside']:.0%}; the box takes "
+            f"{result['area']:.0%} of the picture, and would hold as much of evidence spread evenly."
+        )
 
 
 def show_inspection(inspection: Inspection) -> None:
@@ -85,17 +126,16 @@ def show_inspection(inspection: Inspection) -> None:
     console.print(f"{inspection.name}: {inspection.pictures:,} pictures", markup=False)
     table = Table()
     table.add_column("class")
-    for part in parts:
-        table.add_column(part or "pictures", justify="right")
+    for part in (*(part or "pictures" for part in parts), "bursts"):
+        table.add_column(part, justify="right")
     for label, counts in inspection.labels.items():
-        table.add_row(label, *(f"{counts.get(part, 0):,}" for part in parts))
+        numbers = [f"{counts.get(part, 0):,}" for part in parts]
+        table.add_row(label, *numbers, f"{inspection.bursts[label]:,}" if label in inspection.bursts else "")
     console.print(table)
     facts = {
-        "Letters without a picture": ", ".join(inspection.missing_letters),
         "Formats": _counts(inspection.formats),
         "Sizes": _counts(inspection.sizes),
-        "Equal bytes": f"{inspection.duplicates} pictures" if inspection.duplicates else "",
-        "Unknown folders": _counts(inspection.unknown_folders),
+        "Looks": _looks(inspection.looks),
         "Ignored files": _counts(inspection.ignored),
         "Left out": f"{len(inspection.problems)} pictures" if inspection.problems else "",
     }
@@ -106,6 +146,30 @@ def show_inspection(inspection: Inspection) -> None:
         console.print(f"  {picture}: {problem}", markup=False)
     if len(inspection.problems) > _SHOWN:
         console.print(f"  ... and {len(inspection.problems) - _SHOWN} more (--json or --csv show all)", markup=False)
+
+    console.print(_leaks(inspection.leaks))
+    for finding in inspection.findings:
+        console.print(str(finding), markup=False)
+
+
+def _leaks(leaks: Sequence[Leak]) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("--split")
+    for column in ("test pictures", "with a near-copy in training"):
+        table.add_column(column, justify="right")
+    for leak in leaks:
+        share = "cannot be made" if leak.share is None else f"{leak.share:.1%}"
+        table.add_row(leak.protocol, f"{leak.test:,}" if leak.test else "", share)
+    return table
+
+
+def _looks(looks: Mapping[str, Any]) -> str:
+    if not looks:
+        return ""
+    medians = ", ".join(f"{name} {looks[name][1]:.3g}" for name in ("brightness", "contrast", "sharpness"))
+    return f"{medians} (medians); {looks['backgrounds']:.1f} border colours (effective number)"
 
 
 _SHOWN = 20  # problems listed on the screen

@@ -33,7 +33,7 @@ MAX_BAD_SHARE = 0.10
 _AHEAD = 32
 
 # Part of the key under which a scan is remembered: raise it whenever a row would come out different.
-_SCAN_VERSION = 1
+_SCAN_VERSION = 2
 
 _PART = re.compile(r"(?<![^\W_])(train|test|val)(?:ing|id|idation)?(?![^\W_])", re.IGNORECASE)
 _PARTS = {"train": "train", "test": "test", "val": "validation"}
@@ -67,6 +67,8 @@ class Picture:
         "train", "test" or "validation" where the path says so, else "".
     problem : str
         Why the picture is left out; "" for a good one.
+    dhash : str
+        Difference hash of what it shows (``images.Examined``); "" if unreadable.
     """
 
     id: str
@@ -78,6 +80,7 @@ class Picture:
     frame: int | None = None
     part: str = ""
     problem: str = ""
+    dhash: str = ""
 
 
 _COLUMNS = tuple(field.name for field in fields(Picture))
@@ -282,7 +285,15 @@ def _examine(row: tuple[Picture, bytes]) -> Picture:
     except UnreadableError as error:
         return replace(picture, sha256=sha256, problem=str(error))
     problem = "" if picture.label else "unknown folder"
-    return replace(picture, sha256=sha256, width=found.width, height=found.height, format=found.format, problem=problem)
+    return replace(
+        picture,
+        sha256=sha256,
+        width=found.width,
+        height=found.height,
+        format=found.format,
+        problem=problem,
+        dhash=found.dhash,
+    )
 
 
 def _frame(name: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import safetensors.torch
 
 from fingerspell.files import write_bytes, write_text
 from fingerspell.graphs import classifier
+from fingerspell.heads import head_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,12 +22,24 @@ if TYPE_CHECKING:
 
 
 def write_model(folder: Path, graph: Path, head: nn.Module, card: Card) -> None:
-    """Write model.onnx (head on the backbone's ``graph``), head.safetensors, model.json and README.md."""
-    write_bytes(folder / "model.onnx", classifier(graph, head))
+    """Write model.onnx (head on the backbone's ``graph``), head.safetensors, model.json, README.md and SHA256SUMS."""
     tensors = {key: value.contiguous() for key, value in head.state_dict().items()}
-    write_bytes(folder / "head.safetensors", safetensors.torch.save(tensors))
-    write_text(folder / "model.json", json.dumps(asdict(card), indent=2) + "\n")
-    write_text(folder / "README.md", _readme(card))
+    files = {
+        "model.onnx": classifier(graph, head),
+        "head.safetensors": safetensors.torch.save(tensors),
+        "model.json": (json.dumps(asdict(card), indent=2) + "\n").encode(),
+        "README.md": _readme(card).encode(),
+    }
+    for name, data in files.items():
+        write_bytes(folder / name, data)
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
+    write_text(folder / "SHA256SUMS", sums)
+
+
+def read_head(folder: Path, kind: str) -> nn.Sequential:
+    """Trained part of a model, with its temperature."""
+    tensors = safetensors.torch.load((folder / "head.safetensors").read_bytes())
+    return head_of(kind, tensors)
 
 
 def _readme(card: Card) -> str:
@@ -48,6 +62,8 @@ a still picture they are a guess.
 - **Input** RGB uint8 pictures of shape (batch, {card.size}, {card.size}, 3), resized with {card.interpolation}
   interpolation; the rest of the preprocessing is inside `model.onnx`.
 - **Output** probabilities of {", ".join(card.labels)}, in this order.
+- **No letter** where the best probability is below {card.threshold:.2f}: chosen so that {card.risk:.0%} of the letters
+  named on validation pictures are wrong. Probabilities are calibrated there too (temperature {card.temperature:.2f}).
 - **Network** {backbone["backbone"]} (frozen, weights sha256 `{backbone["weights"][:16]}`) with a {card.head} head.
 {notes}
 Not for: sentences, other sign languages, identifying people, or any decision about a person.

@@ -24,6 +24,7 @@ import onnxruntime
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import compose, helper, numpy_helper
+from onnx.utils import Extractor
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
@@ -109,6 +110,14 @@ def read_agreement(graph: Path) -> Agreement | None:
     """Agreement of an 8-bit graph with its float32 one, on rendered hands; None if it has nothing in 8 bits."""
     properties = {entry.key: entry.value for entry in _load(graph).metadata_props}
     return Agreement(**json.loads(properties["agreement"])) if "agreement" in properties else None
+
+
+def keep_graph(backbone: Backbone, exported: Path, folder: Path) -> None:
+    """Remember the backbone's part of an exported model, if its graph is not there yet."""
+    path = _path(backbone, folder, ".onnx")
+    if not path.exists():
+        part = Extractor(_load(exported)).extract_model(["pictures"], ["features"])
+        write_bytes(path, part.SerializeToString())
 
 
 def classifier(graph: Path, head: nn.Module) -> bytes:

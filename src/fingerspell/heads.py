@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -44,6 +45,27 @@ def linear_head(
         linear.weight.copy_(torch.from_numpy(folded))
         linear.bias.copy_(torch.from_numpy(bias - folded @ mean))
     return nn.Sequential(linear)
+
+
+def head_of(kind: str, tensors: Mapping[str, Tensor]) -> nn.Sequential:
+    """Head of a kind ("mlp" or "linear") from its tensors."""
+    in_order = sorted(tensors.items(), key=lambda item: int(item[0].split(".")[0]))
+    widths = [value.shape for _, value in in_order if value.ndim == 2]
+    if kind == "mlp":
+        head = mlp_head(widths[0][1], [shape[0] for shape in widths[:-1]], widths[-1][0])
+    else:
+        head = nn.Sequential(nn.Linear(widths[0][1], widths[0][0]))
+    head.load_state_dict(dict(tensors))
+    return head.eval()
+
+
+def tempered(head: nn.Sequential, temperature: float) -> nn.Sequential:
+    """Head whose logits are divided by a temperature: its last layer is scaled, so that nobody need know of it."""
+    scaled = copy.deepcopy(head)
+    with torch.no_grad():
+        for parameter in scaled[-1].parameters():
+            parameter.div_(temperature)
+    return scaled
 
 
 def probabilities(head: nn.Module, features: Tensor) -> Tensor:

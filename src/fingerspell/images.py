@@ -47,6 +47,8 @@ _TURNS = {
 }
 _SIDEWAYS = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
+_HASH_SIDE = 16  # pixels that a difference hash needs of a picture, for its 9 x 8 cells
+
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 
@@ -60,11 +62,16 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A whole picture's upright size, and the name of the format it came in."""
+    """A whole picture's upright size, the name of the format it came in, and its difference hash.
+
+    The hash is 64 bits in hex: whether each of 8 x 8 cells of the picture in grey is darker than its right neighbour
+    (Krawetz, "Kind of Like That", 2013). Hashes of frames a moment apart differ in a few bits.
+    """
 
     width: int
     height: int
     format: str
+    dhash: str
 
 
 def decode(data: bytes) -> Decoded:
@@ -84,7 +91,7 @@ def decode(data: bytes) -> Decoded:
 
 
 def examine(data: bytes) -> Examined:
-    """Size and format of a picture that ``decode`` would read, for less: a JPEG is read whole but drawn at an eighth.
+    """Look at a picture that ``decode`` would read, for less: a JPEG is read whole but drawn at an eighth.
 
     Raises
     ------
@@ -93,11 +100,11 @@ def examine(data: bytes) -> Examined:
     """
     with _opened(data) as image:
         width, height = image.size
-        image.draft(None, (1, 1))  # the smallest that the format can draw at once; None but JPEG can
+        image.draft(None, (_HASH_SIDE, _HASH_SIDE))  # as small as the format can draw at once; JPEG alone can
         image.load()
-        _to_rgb(image)  # the last that can fail
+        pixels = _to_rgb(image)  # the last that can fail
         size = (height, width) if _turn(image) in _SIDEWAYS else (width, height)
-        return Examined(*size, image.format or "")
+        return Examined(*size, image.format or "", _dhash(pixels))
 
 
 @contextmanager
@@ -148,6 +155,11 @@ def view_of(pixels: Pixels, view: View) -> Pixels:
             return resize(small, len(pixels), "bilinear")
         case "blurred":
             return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(len(pixels) * _BLUR)))
+
+
+def _dhash(image: Image.Image) -> str:
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BILINEAR))
+    return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes().hex()
 
 
 def _check_size(image: Image.Image) -> None:

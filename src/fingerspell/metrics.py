@@ -5,56 +5,75 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import csr_array
 from scipy.stats import binomtest
 from sklearn.metrics import classification_report, confusion_matrix, precision_recall_fscore_support
 
 from fingerspell.alphabet import STATIC_LETTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     Labels = NDArray[np.str_]
+    Groups = NDArray[np.int64]
 
 CONFIDENCE = 0.95
 _RESAMPLES = 1000  # gives the ends of a 95% interval from the 25th value on either side
+_AT_ONCE = 50  # resamples whose confusions are held together
 _PAIRS = 20  # most confused pairs that are kept
 
 
-def score(true: Labels, predicted: Labels) -> dict[str, Any]:
+def score(true: Labels, predicted: Labels, groups: Groups) -> dict[str, Any]:
     """Accuracy and macro F1 with their 95% intervals.
 
-    The interval of the accuracy is Wilson's; that of macro F1 is a percentile bootstrap over pictures. Both take the
-    pictures as independent, which frames of one film are not.
+    The intervals are percentile bootstraps over groups of pictures that were as good as taken together, for these
+    are right or wrong together. Where all or none are right, and no draw could differ, the accuracy's is Wilson's for
+    so many groups.
 
     Parameters
     ----------
     true, predicted
         Labels of shape (pictures,).
+    groups
+        Number of each picture's group, (pictures,); a number of its own for each where they are independent.
 
     Returns
     -------
     dict
-        ``pictures``, ``accuracy``, ``accuracy_interval``, ``macro_f1``, ``macro_f1_interval``.
+        ``pictures``, ``groups``, ``accuracy``, ``accuracy_interval``, ``macro_f1``, ``macro_f1_interval``.
     """
+    names = np.union1d(true, predicted)
+    cells = np.searchsorted(names, true) * len(names) + np.searchsorted(names, predicted)
+    _, rows = np.unique(groups, return_inverse=True)
+    count = int(rows.max()) + 1
+    by_group = csr_array((np.ones(len(cells)), (rows, cells)), shape=(count, len(names) ** 2))
+    whole: NDArray[np.float64] = by_group.sum(axis=0).reshape(1, len(names), len(names))
+    drawn = np.concatenate([whole, *(draw.reshape(-1, len(names), len(names)) for draw in _draws(by_group))])
+    accuracies = np.trace(drawn, axis1=1, axis2=2) / drawn.sum(axis=(1, 2))
+    macro_f1s = _macro_f1(drawn)
     correct = int((true == predicted).sum())
-    interval = binomtest(correct, len(true)).proportion_ci(CONFIDENCE, method="wilson")
-    macro_f1, macro_f1_interval = _macro_f1_with_interval(true, predicted)
+    if correct in {0, len(true)}:
+        wilson = binomtest(round(accuracies[0] * count), count).proportion_ci(CONFIDENCE, method="wilson")
+        accuracy_interval = (float(wilson.low), float(wilson.high))
+    else:
+        accuracy_interval = _interval(accuracies[1:])
     return {
         "pictures": len(true),
+        "groups": count,
         "accuracy": correct / len(true),
-        "accuracy_interval": [float(interval.low), float(interval.high)],
-        "macro_f1": macro_f1,
-        "macro_f1_interval": macro_f1_interval,
+        "accuracy_interval": list(accuracy_interval),
+        "macro_f1": float(macro_f1s[0]),
+        "macro_f1_interval": list(_interval(macro_f1s[1:])),
     }
 
 
-def scores(true: Labels, predicted: Labels) -> dict[str, Any]:
+def scores(true: Labels, predicted: Labels, groups: Groups) -> dict[str, Any]:
     """Scores of all letters, and of the pictures of the 24 letters that are held still, if there are any."""
     static = np.isin(true, STATIC_LETTERS)
-    named = {"letters": score(true, predicted)}
-    return named | ({"static_letters": score(true[static], predicted[static])} if static.any() else {})
+    named = {"letters": score(true, predicted, groups)}
+    return named | ({"static_letters": score(true[static], predicted[static], groups[static])} if static.any() else {})
 
 
 def per_letter(true: Labels, predicted: Labels, labels: Sequence[str]) -> dict[str, Any]:
@@ -85,16 +104,15 @@ def text_report(true: Labels, predicted: Labels, labels: Sequence[str]) -> str:
     return report
 
 
-def paired_difference(correct: NDArray[np.bool_], other: NDArray[np.bool_], *, seed: int = 0) -> tuple[float, float]:
-    """95% bootstrap interval of the accuracy of ``correct`` less that of ``other``, on the same pictures.
+def paired_difference(correct: NDArray[np.bool_], other: NDArray[np.bool_], groups: Groups) -> tuple[float, float]:
+    """95% bootstrap interval, over groups, of the accuracy of ``correct`` less that of ``other`` on the same pictures.
 
     If it holds 0, these pictures cannot tell the two models apart.
     """
-    differences = correct.astype(float) - other.astype(float)
-    rng = np.random.default_rng(seed)
-    means = [differences[rng.integers(len(differences), size=len(differences))].mean() for _ in range(_RESAMPLES)]
-    low, high = _interval(np.array(means))
-    return low, high
+    _, rows = np.unique(groups, return_inverse=True)
+    sums = np.stack([np.bincount(rows, correct), np.bincount(rows, other), np.bincount(rows)], axis=1)
+    drawn = np.concatenate(list(_draws(csr_array(sums))))
+    return _interval((drawn[:, 0] - drawn[:, 1]) / drawn[:, 2])
 
 
 def _average(true: Labels, predicted: Labels, name: str) -> dict[str, float]:
@@ -119,26 +137,21 @@ def _confused_pairs(confusion: NDArray[np.int64], labels: Sequence[str]) -> list
     return sorted(pairs, key=lambda pair: (-pair["pictures"], pair["letter"], pair["taken_for"]))[:_PAIRS]
 
 
-def _count(cells: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    return np.bincount(cells, minlength=size * size).reshape(size, size)
-
-
-def _macro_f1(confusion: NDArray[np.int64], present: NDArray[np.bool_]) -> float:
-    """Mean over letters of 2 TP / (2 TP + FP + FN)."""
-    hits = confusion.diagonal()
-    denominators = confusion.sum(axis=0) + confusion.sum(axis=1)
-    return float(np.mean(2 * hits[present] / np.maximum(denominators[present], 1)))
-
-
-def _macro_f1_with_interval(true: Labels, predicted: Labels) -> tuple[float, list[float]]:
-    """Macro F1 over the labels that are true of some picture, and its percentile bootstrap."""
-    names = np.union1d(true, predicted)
-    present = np.isin(names, true)
-    cells = np.searchsorted(names, true) * len(names) + np.searchsorted(names, predicted)
+def _draws(by_group: csr_array) -> Iterator[NDArray[np.float64]]:
+    """Sums over groups drawn with replacement, (draws, columns), some of the resamples at once."""
     rng = np.random.default_rng(0)
-    draws = (cells[rng.integers(len(cells), size=len(cells))] for _ in range(_RESAMPLES))
-    resampled = np.array([_macro_f1(_count(draw, len(names)), present) for draw in draws])
-    return _macro_f1(_count(cells, len(names)), present), list(_interval(resampled))
+    count = by_group.shape[0]
+    for _ in range(_RESAMPLES // _AT_ONCE):
+        times = rng.multinomial(count, np.full(count, 1 / count), size=_AT_ONCE).astype(float)
+        yield (by_group.T @ times.T).T
+
+
+def _macro_f1(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of 2 TP / (2 TP + FP + FN) over the letters that are true of some picture, of each (true, predicted)."""
+    hits, own = np.diagonal(confusions, axis1=1, axis2=2), confusions.sum(axis=2)
+    f1 = 2 * hits / np.maximum(own + confusions.sum(axis=1), 1)
+    values: NDArray[np.float64] = np.where(own > 0, f1, 0).sum(axis=1) / (own > 0).sum(axis=1)
+    return values
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -4,10 +4,14 @@ model/  model.onnx        RGB uint8 pictures (N, size, size, 3) -> probabilities
         head.safetensors  the trained part alone
         model.json        labels, input, and where it all came from (``Card``)
         README.md         the same for people
+        SHA256SUMS        digests of these files (`sha256sum --check SHA256SUMS`)
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
 
     Probabilities = NDArray[np.float32]
 
-FORMAT = 1
+FORMAT = 2
+NO_LETTER = "no letter"
 _BATCH = 32
 
 
@@ -57,6 +62,12 @@ class Card:
         Archive, digest of its pictures, split protocol, numbers of pictures.
     scores : dict
         As in ``metrics.json``.
+    temperature : float
+        What the logits were divided by, inside ``model.onnx``, so that probabilities mean what they say.
+    threshold : float
+        Probability of the best letter below which the answer is "no letter".
+    risk : float
+        Share of wrong letters among those named on validation pictures, which the threshold was chosen for.
     notes : tuple of str
         What a user must know, licences included.
     """
@@ -70,6 +81,9 @@ class Card:
     head: str
     trained_on: dict[str, Any]
     scores: dict[str, Any]
+    temperature: float
+    threshold: float
+    risk: float
     notes: tuple[str, ...] = ()
 
 
@@ -78,9 +92,10 @@ _CARD = TypeAdapter(Card)
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Letter on one picture, its probability, and the runner-up's."""
+    """Answer to one picture: a letter or "no letter"; the likeliest letter and its probability, and the runner-up's."""
 
     id: str
+    answer: str
     letter: str
     probability: float
     runner_up: str
@@ -124,7 +139,9 @@ class Model:
         UnreadableError
             If the bytes are no readable picture.
         """
-        return predictions([name], self.probabilities(self.prepare(data)[None]), self.card.labels)[0]
+        return predictions([name], self.probabilities(self.prepare(data)[None]), self.card.labels, self.card.threshold)[
+            0
+        ]
 
     def stream(
         self,
@@ -181,29 +198,64 @@ def load_model(path: Path | str) -> Model:
                 f"{folder}: no {name} in this folder, so it is not a model. Expected the folder of a finished run "
                 "(runs/<name>) or the model folder inside it."
             )
+    content = (folder / "model.json").read_bytes()
+    _check_format(folder, content)
     try:
-        card = _CARD.validate_json((folder / "model.json").read_bytes())
+        card = _CARD.validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise ModelError(
             f"{folder / 'model.json'}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}. "
             "The file was changed or cut; train or copy the model again."
         ) from error
-    if card.format != FORMAT:
-        raise ModelError(
-            f"{folder}: the model has format {card.format}, this version of fingerspell reads {FORMAT}. "
-            "Use the version that made it, or train it again."
-        )
+    _check_digests(folder)
     return Model(card, _session(folder / "model.onnx"))
 
 
-def predictions(ids: Sequence[str], probabilities: Probabilities, labels: Sequence[str]) -> list[Prediction]:
-    """Best and second-best letter of each picture, from probabilities (N, labels)."""
+def predictions(
+    ids: Sequence[str], probabilities: Probabilities, labels: Sequence[str], threshold: float
+) -> list[Prediction]:
+    """Answer, best and second-best letter of each picture, from probabilities (N, labels)."""
     order = np.argsort(-probabilities, axis=1, kind="stable")
+
+    def answer(row: Probabilities, first: int) -> str:
+        return labels[first] if row[first] >= threshold else NO_LETTER
+
     return [
-        Prediction(name, labels[first], float(row[first]), labels[second], float(row[second]))
+        Prediction(name, answer(row, first), labels[first], float(row[first]), labels[second], float(row[second]))
         for name, row, (first, second) in zip(ids, probabilities, order[:, :2], strict=True)
     ]
+
+
+def _check_format(folder: Path, content: bytes) -> None:
+    """Refuse another version before anything else is asked of the card; damage is left to those who come after."""
+    found = None
+    with suppress(ValueError, AttributeError):
+        found = json.loads(content).get("format")
+    if isinstance(found, int) and found != FORMAT:
+        raise ModelError(
+            f"{folder}: the model has format {found}, this version of fingerspell reads {FORMAT}. "
+            "Use the version that made it, or train it again."
+        )
+
+
+def _check_digests(folder: Path) -> None:
+    """Refuse a model of which a byte is not as it was written."""
+    sums = folder / "SHA256SUMS"
+    if not sums.exists():
+        raise ModelError(
+            f"{folder}: no SHA256SUMS in this folder, so nobody knows if the model is whole. Copy it again."
+        )
+    lines = [line.split() for line in sums.read_text("utf-8", errors="replace").splitlines()]
+    expected = {line[1]: line[0] for line in lines if len(line) == 2}
+    for name in ("model.json", "model.onnx", "head.safetensors"):
+        if not (folder / name).exists():
+            raise ModelError(f"{folder}: no {name} in this folder. Copy the model again, all of it.")
+        if expected.get(name) != hashlib.sha256((folder / name).read_bytes()).hexdigest():
+            raise ModelError(
+                f"{folder / name}: not the file that was written: its digest is not that in SHA256SUMS. "
+                "The file was changed or cut; train or copy the model again."
+            )
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:

@@ -40,6 +40,7 @@ TRAINING_DEFICIT = 0.01  # below this, training and validation accuracy count as
 MEMORY_GAP = 0.10  # training over validation: one validation picture in ten was learnt only by heart
 TEST_GAP = 0.05  # validation over test: beyond the sampling error of a test set of a few hundred pictures
 CONDITION_GAP = 0.05  # the same, the picture as it is over the same picture under another condition
+LEAK = 0.05  # of the test pictures have a near-copy in training: as many as could move a score by a few points
 WIDE_INTERVAL = 0.10  # two models five points apart cannot be told from each other
 FEW_PER_LETTER = 30  # an accuracy of 0.8 measured on 30 pictures is uncertain by 0.14 either way
 WEAK_BY = 0.15  # F1 below the mean of the letters
@@ -62,7 +63,7 @@ def remarks(metrics: Metrics, history: History | None = None) -> list[str]:
     list of str
         Sentences; what forbids trusting the score comes first, then the curves, then the letters.
     """
-    found = [remark(metrics) for remark in (reference_leak, wide_interval)]
+    found = [remark(metrics) for remark in (reference_leak, near_copies_in_training, wide_interval)]
     if history:
         found += [*_curve_remarks(history), validation_above_test(metrics, history)]
     found += [
@@ -97,6 +98,18 @@ def reference_leak(metrics: Metrics) -> str | None:
     return (
         "Do not quote this score: the test pictures were allowed into training. "
         "This score is the study's mistake, not a measure."
+    )
+
+
+def near_copies_in_training(metrics: Metrics) -> str | None:
+    """Warn that the test pictures are hardly new."""
+    share = metrics["scores"]["letters"].get("near_copies")
+    if not share or share <= LEAK:
+        return None
+    return (
+        f"FS003 near-copies across the split: {share:.0%} of the test pictures have a near-copy of the same letter in "
+        "training, so that this is a score of memory more than of recognition. Use --split bursts or --split blocks, "
+        "or measure on other people's pictures (`fingerspell evaluate`)."
     )
 
 

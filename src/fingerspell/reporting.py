@@ -3,7 +3,7 @@
 It reads numbers and computes none: what is wrong with a number is wrong where it was measured.
 
 folder/  metrics.json  predictions.csv  report.txt  [recipe.toml]  [history.csv]  [timing.json]
-      -> figures/{curves,confusion,per_letter,mistakes}.png  report.html
+      -> figures/{curves,calibration,confusion,per_letter,mistakes}.png  report.html
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import tomllib
 from datetime import timedelta
 from functools import partial
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -24,11 +25,14 @@ from fingerspell.alphabet import MOVING_LETTERS
 from fingerspell.errors import RunError
 from fingerspell.figures import (
     PredictionRow,
+    calibration_figure,
     confusion_figure,
     curves_figure,
+    matrix_figure,
     mistakes_figure,
     per_letter_figure,
     png,
+    sheet_figure,
     thumbnail,
     worst_mistakes,
 )
@@ -39,9 +43,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from matplotlib.figure import Figure
     from PIL import Image
 
     from fingerspell.figures import OpenPicture
+    from fingerspell.inspection import Inspection
 
 T = TypeVar("T")
 
@@ -49,10 +55,12 @@ T = TypeVar("T")
 # What the files of a run must hold; whatever else they hold is let pass.
 class _Score(BaseModel):
     pictures: NonNegativeInt
+    groups: NonNegativeInt
     accuracy: float
     accuracy_interval: tuple[float, float]
     macro_f1: float
     macro_f1_interval: tuple[float, float]
+    near_copies: float | None = None  # share of the pictures with a near-copy in training
 
 
 class _Scores(BaseModel):
@@ -92,12 +100,31 @@ class _Split(BaseModel):
     notes: list[str] = []
 
 
+class _Others(BaseModel):
+    pictures: NonNegativeInt
+    named: NonNegativeInt
+
+
+class _Calibration(BaseModel):
+    temperature: float
+    threshold: float
+    risk: float
+    error: float
+    error_at_temperature_1: float
+    named: float
+    wrong_of_named: float
+    others: dict[str, _Others]
+    reliability: list[tuple[float, float, float]]
+    risk_coverage: list[tuple[float, float, float]]
+
+
 class _Metrics(BaseModel):
     measured_on: str
     model: str
     labels: Annotated[list[str], Field(min_length=1)]
     scores: _Scores
     conditions: dict[str, _Condition] = {}
+    calibration: _Calibration | None = None
     per_letter: list[_LetterScore]
     macro_average: _Average
     weighted_average: _Average
@@ -157,6 +184,7 @@ def write_report(folder: Path, open_picture: OpenPicture | None = None) -> Path:
     f1 = {row.letter: row.f1 for row in metrics.per_letter if row.support}
     figures = {
         "curves": curves_figure(run.history) if run.history else None,
+        "calibration": _calibration_figure(metrics.calibration) if metrics.calibration else None,
         "confusion": confusion_figure(metrics.labels, metrics.confusion),
         "per_letter": per_letter_figure(f1, metrics.scores.letters.macro_f1),
         "mistakes": mistakes_figure(mistakes, pictures) if pictures else None,
@@ -167,6 +195,43 @@ def write_report(folder: Path, open_picture: OpenPicture | None = None) -> Path:
     page = folder / "report.html"
     write_text(page, _render(run, mistakes, images))
     return page
+
+
+def write_comparison(folder: Path, result: dict[str, Any]) -> None:
+    """Write matrix.png and comparison.html from the content of ``comparison.json``."""
+    image = png(matrix_figure(result["cells"], list(result["models"]), result["archives"]))
+    write_bytes(folder / "matrix.png", image)
+    cells = {(cell["model"], cell["archive"]): cell for cell in result["cells"]}
+    page = _environment().get_template("comparison.html.j2")
+    write_text(
+        folder / "comparison.html",
+        page.render(result=result, cells=cells, image=base64.b64encode(image).decode()),
+    )
+
+
+def _calibration_figure(found: _Calibration) -> Figure:
+    return calibration_figure(found.reliability, found.risk_coverage, found.named, found.wrong_of_named)
+
+
+def write_inspection(path: Path, inspection: Inspection, open_picture: OpenPicture) -> None:
+    """Write what is known of a data set as a page, with contact sheets of the findings: it shows the user's pictures.
+
+    ``open_picture`` gives the picture of an id as RGB uint8, (height, width, 3).
+    """
+    sheets = {
+        finding.code: png(
+            sheet_figure(
+                [PurePosixPath(picture).name for picture in finding.pictures],
+                [thumbnail(open_picture(picture)) for picture in finding.pictures],
+            )
+        )
+        for finding in inspection.findings
+        if finding.pictures
+    }
+    parts = sorted({part for counts in inspection.labels.values() for part in counts})
+    page = _environment().get_template("inspection.html.j2")
+    images = {code: base64.b64encode(sheet).decode() for code, sheet in sheets.items()}
+    write_text(path, page.render(inspection=inspection, parts=parts, images=images))
 
 
 def _thumbnails(
@@ -231,7 +296,7 @@ def _history(text: str) -> list[dict[str, float]]:
     return rows
 
 
-def _render(run: _Run, mistakes: Sequence[PredictionRow], images: dict[str, bytes]) -> str:
+def _environment() -> Environment:
     environment = Environment(loader=PackageLoader("fingerspell"), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {
         "number": "{:,}".format,
@@ -241,11 +306,19 @@ def _render(run: _Run, mistakes: Sequence[PredictionRow], images: dict[str, byte
         "duration": lambda seconds: str(timedelta(seconds=round(seconds))),
         "plain": partial(json.dumps, ensure_ascii=False, default=str),  # a recipe's values look alike in JSON
     }
-    return environment.get_template("report.html.j2").render(
-        run=run,
-        metrics=run.metrics,
-        mistakes=mistakes,
-        images={name: base64.b64encode(data).decode() for name, data in images.items()},
-        look_alike=look_alike,
-        moving=MOVING_LETTERS,
+    return environment
+
+
+def _render(run: _Run, mistakes: Sequence[PredictionRow], images: dict[str, bytes]) -> str:
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            metrics=run.metrics,
+            mistakes=mistakes,
+            images={name: base64.b64encode(data).decode() for name, data in images.items()},
+            look_alike=look_alike,
+            moving=MOVING_LETTERS,
+        )
     )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fingerspell.archive import Archive
+    from fingerspell.calibration import Calibration
     from fingerspell.dataset import Dataset
     from fingerspell.engines import Engine
     from fingerspell.evaluation import Answers
@@ -105,6 +106,8 @@ def train(
     from fingerspell.exporting import write_model
     from fingerspell.features import open_store
     from fingerspell.graphs import backbone_graph
+    from fingerspell.heads import tempered
+    from fingerspell.neighbours import has_near_copy
     from fingerspell.precision import cost_notes, measure_cost
     from fingerspell.recipes import load_recipe, override
 
@@ -113,7 +116,7 @@ def train(
         with clock.stage("scan"):
             dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
         chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides or {})
-        split = _split(archive, dataset, chosen)
+        split, others = _split(archive, dataset, chosen), evaluation.others_of(dataset)
         with clock.stage("backbone"):
             engine = _engine(chosen)
         default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, engine)[:8]}"
@@ -123,17 +126,21 @@ def train(
         write_text(folder / "split.csv", split.to_csv())
         with open_store(cache.features_folder(), engine) as store:
             with clock.stage("features"):
-                extraction = _extract(archive, split, engine, store, chosen, on_progress)
+                extraction = _extract(archive, split, others, engine, store, chosen, on_progress)
             with clock.stage("head"):
                 trained = _train_head(store, split, chosen, on_progress)
-                answers = _answers(store, split, trained.head)
+                fitted = _calibrate(store, split, trained.head, chosen.risk)
+                head = tempered(trained.head, fitted.temperature)
+                answers = _answers(store, split, others, head)
             with clock.stage("precision"):
-                precision = measure_cost(archive, split.test, engine, store, trained.head)
+                precision = measure_cost(archive, split.test, engine, store, head)
         write_text(folder / "history.csv", csv_text(trained.history[0], (row.values() for row in trained.history)))
         summary = evaluation.summarise(
             answers,
+            fitted,
             [*inspection.notes(dataset), *cost_notes(precision)],
             trained.history,
+            leaked=has_near_copy(split.test, split.train),
             model=folder.name,
             measured_on=f"{len(split.test):,} test pictures of {dataset.name}, split {chosen.split.protocol}",
             split=_split_facts(split, chosen),
@@ -141,8 +148,8 @@ def train(
             unreadable=_unreadable(dataset),
         )
         with clock.stage("export"):
-            card = _card(folder.name, answers.labels, chosen, dataset, engine, summary)
-            write_model(folder / "model", backbone_graph(engine.backbone, cache.graphs_folder()), trained.head, card)
+            card = _card(folder.name, answers.labels, chosen, dataset, engine, fitted, summary)
+            write_model(folder / "model", backbone_graph(engine.backbone, cache.graphs_folder()), head, card)
         _write_results(folder, archive, answers, summary, _timing(clock, extraction))
     return Run(folder, summary, clock.seconds, extraction)
 
@@ -170,6 +177,8 @@ def evaluate(
     on_progress
         Told of every step.
     """
+    from fingerspell.calibration import Calibration
+
     clock = _Clock()
     with open_archive(source) as archive:
         with clock.stage("scan"):
@@ -178,9 +187,12 @@ def evaluate(
         folder = Path(out) if out else Path("runs") / f"{model.card.name}-on-{Path(dataset.name).stem}"
         _prepare_folder(folder, kind="evaluation", overwrite=overwrite)
         with clock.stage("recognition"):
-            answers = evaluation.answer(model, archive, pictures, on_progress=on_progress)
+            answers = evaluation.answer(
+                model, archive, pictures, evaluation.others_of(dataset), on_progress=on_progress
+            )
         summary = evaluation.summarise(
             answers,
+            Calibration(model.card.temperature, model.card.threshold, model.card.risk),
             inspection.notes(dataset),
             model=model.card.name,
             measured_on=f"{len(pictures):,} pictures of {dataset.name}, trained on {model.card.trained_on['archive']}",
@@ -198,12 +210,12 @@ def _split(archive: Archive, dataset: Dataset, recipe: Recipe) -> Split:
             f"{dataset.name}: found pictures of {', '.join(letters)} alone; expected at least two letters to tell "
             "apart. Add folders of other letters."
         )
-    groups = _groups(archive, recipe.split.groups, [p.id for p in pictures]) if recipe.split.groups else None
+    groups = read_signers(archive, recipe.split.groups, [p.id for p in pictures]) if recipe.split.groups else None
     return splits.split_pictures(pictures, recipe.split, seed=recipe.seed, groups=groups)
 
 
-def _groups(archive: Archive, source: str, ids: list[str]) -> dict[str, str]:
-    """Groups from ``FILE[:COLUMN]``, a file on disk or in the archive."""
+def read_signers(archive: Archive, source: str, ids: list[str]) -> dict[str, str]:
+    """Group of each picture from ``FILE[:COLUMN]``, a csv file on disk or in the archive."""
     members = {member.name for member in archive.members}
     file, _, column = source.rpartition(":")
     if Path(source).is_file() or source in members:
@@ -237,7 +249,13 @@ def _engine(recipe: Recipe) -> Engine:
 
 
 def _extract(
-    archive: Archive, split: Split, engine: Engine, store: FeatureStore, recipe: Recipe, on_progress: Progress
+    archive: Archive,
+    split: Split,
+    others: splits.Pictures,
+    engine: Engine,
+    store: FeatureStore,
+    recipe: Recipe,
+    on_progress: Progress,
 ) -> Extraction:
     """Features of every picture in every view that this run looks at, and no other."""
     from fingerspell.features import Extraction, extract
@@ -247,6 +265,7 @@ def _extract(
         (split.train, VIEWS if recipe.features.mirrored else VIEWS[:1]),
         (split.validation, VIEWS[:1]),
         (split.test, VIEWS[:1]),
+        (others, VIEWS[:1]),
         (_condition_pictures(split), CONDITIONS),
     ]
     done = Extraction()
@@ -280,8 +299,21 @@ def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: 
     return train_linear(train_on, choose_on, classes=len(labels), options=recipe.head.linear, on_progress=on_progress)
 
 
-def _answers(store: FeatureStore, split: Split, head: nn.Module) -> Answers:
-    """Look at the test pictures, once, when the head is done."""
+def _calibrate(store: FeatureStore, split: Split, head: nn.Module, risk: float) -> Calibration:
+    """Temperature and threshold from the validation pictures."""
+    import torch
+
+    from fingerspell import calibration
+    from fingerspell.heads import probabilities
+    from fingerspell.images import VIEWS
+
+    features = torch.from_numpy(store.load(split.validation, VIEWS[:1])[:, 0])
+    targets = np.array([split.labels.index(p.label) for p in split.validation], np.int64)
+    return calibration.fit(probabilities(head, features).numpy(), targets, risk)
+
+
+def _answers(store: FeatureStore, split: Split, others: splits.Pictures, head: nn.Module) -> Answers:
+    """Look at the test pictures, and at those of no letter, once, when the head is done."""
     import torch
 
     from fingerspell.heads import probabilities
@@ -291,8 +323,9 @@ def _answers(store: FeatureStore, split: Split, head: nn.Module) -> Answers:
         features = torch.from_numpy(store.load(pictures, views))
         return {view: probabilities(head, features[:, column]).numpy() for column, view in enumerate(views)}
 
-    original = answers(split.test, VIEWS[:1])["original"]
-    return evaluation.Answers(split.test, split.labels, original, answers(_condition_pictures(split), CONDITIONS))
+    original, on_others = (answers(pictures, VIEWS[:1])["original"] for pictures in (split.test, others))
+    conditions = answers(_condition_pictures(split), CONDITIONS)
+    return evaluation.Answers(split.test, split.labels, original, conditions, others, on_others)
 
 
 def _condition_pictures(split: Split) -> splits.Pictures:
@@ -364,6 +397,7 @@ def _card(
     recipe: Recipe,
     dataset: Dataset,
     engine: Engine,
+    fitted: Calibration,
     summary: dict[str, Any],
 ) -> Card:
     from fingerspell.model import FORMAT, Card
@@ -379,6 +413,7 @@ def _card(
         head=recipe.head.kind,
         trained_on={"archive": dataset.name, "pictures_sha256": dataset.digest} | summary["split"],
         scores=summary["scores"],
+        **asdict(fitted),
         notes=(_LICENCES,),
     )
 

@@ -4,6 +4,7 @@
 ``folders``          the set's own train and test folders
 ``random``           one of k random parts of each letter; the way that flatters
 ``blocks``           one of k contiguous stretches of each letter's film, with a gap of unused frames around it
+``bursts``           one of k sets of bursts of each letter (``neighbours``): near-copies stay on one side
 ``groups``           one of k sets of groups (signers), named in a csv file: nobody stands on both sides
 
 The test set is drawn from the seed, where it is drawn at all. Whatever a protocol says, a picture whose bytes are in
@@ -84,9 +85,9 @@ def split_pictures(
     options
         Protocol and its numbers.
     seed
-        Of the test set, where the protocol draws one (random, groups). Which pictures ``sample`` takes and which of
-        them validate is the same for every seed, and the larger sample holds the smaller, so that features once
-        computed serve again.
+        Of the test set, where the protocol draws one (random, bursts, groups). Which pictures ``sample`` takes and
+        which of them validate is the same for every seed, and the larger sample holds the smaller, so that features
+        once computed serve again.
     groups
         Picture id to group, for the protocol ``groups``.
 
@@ -102,13 +103,13 @@ def split_pictures(
             f"not with {options.protocol}. Leave one of the two out."
         )
     _check_fold(options.fold, options.folds)
-    if options.folds < 3 and options.protocol in ("blocks", "groups"):
+    if options.folds < 3 and options.protocol in ("blocks", "bursts", "groups"):
         raise SplitError(
             f"split {options.protocol}: found {options.folds} folds; expected at least 3, one each for train, "
             "validation and test. Raise folds in the recipe."
         )
     rng = np.random.default_rng(seed)
-    division = _PROTOCOLS[options.protocol](pictures, options, rng, groups or {})
+    division = PROTOCOLS[options.protocol](pictures, options, rng, groups or {})
     train, validation, notes = _fill(division, options)
     train, validation, dropped = _without_duplicates(train, validation, division.test, leak=options.reference_leak)
     in_order = partial(_sorted_as, pictures)
@@ -221,20 +222,95 @@ def _blocks(
             f"split blocks: {unnumbered.id} has no frame number at the end of its name, so its place in the film is "
             "unknown. Choose another --split."
         )
-    test, validation, pool = [], [], []
-    for letter in _by_letter(own, _frame_order):
-        parts = _parts(letter, options.folds)
-        held_out = parts[options.fold]
-        beside = parts[(options.fold + 1) % options.folds]
-        test += held_out
-        validation += _clear_of(beside, [held_out], options.guard)
-        others = [p for part in parts if part is not held_out and part is not beside for p in part]
-        pool += _clear_of(others, [held_out, beside], options.guard)
+    guard = _guard(own, options)
+    stretches = [_stretches(letter, options, guard) for letter in _by_letter(own, _frame_order)]
     notes.append(
         f"Test is stretch {options.fold} of {options.folds} of each letter's film, validation the one after it; "
-        f"frames within {options.guard} of a cut are not used."
+        f"frames within {guard} of a cut are not used."
+    )
+    return _joined(stretches, notes)
+
+
+def _guard(pictures: Sequence[Picture], options: SplitOptions) -> int:
+    """Frames that a film needs to move on, as the recipe says or as the film shows."""
+    from fingerspell.neighbours import near_lag
+
+    return near_lag(pictures) if options.guard is None else options.guard
+
+
+def _stretches(letter: list[Picture], options: SplitOptions, guard: int) -> _Division:
+    """Film of one letter, cut into folds, with a gap at the cuts around the test and validation stretch."""
+    parts = _parts(letter, options.folds)
+    held_out, beside = parts[options.fold], parts[(options.fold + 1) % options.folds]
+    others = [p for part in parts if part is not held_out and part is not beside for p in part]
+    return _Division(held_out, _clear_of(others, [held_out, beside], guard), _clear_of(beside, [held_out], guard))
+
+
+def _joined(divisions: Sequence[_Division], notes: Sequence[str]) -> _Division:
+    """Division of all letters from those of each."""
+    test, pool, validation = (
+        list(chain.from_iterable(getattr(division, role) or [] for division in divisions))
+        for role in ("test", "pool", "validation")
     )
     return _Division(test, pool, validation, tuple(notes))
+
+
+def _bursts(
+    pictures: Sequence[Picture], options: SplitOptions, rng: np.random.Generator, _groups: Mapping[str, str]
+) -> _Division:
+    from fingerspell.neighbours import bursts
+
+    own, notes = _without_test_folder(pictures)
+    numbers = dict(zip((picture.id for picture in own), bursts(own), strict=True))
+    divisions, cut, untested = [], [], []
+    for letter in _by_letter(own, _frame_order):
+        members: defaultdict[int, list[Picture]] = defaultdict(list)
+        for picture in letter:
+            members[numbers[picture.id]].append(picture)
+        if len(members) >= 3:
+            divisions.append(_whole_bursts(list(members.values()), options, rng))
+        else:
+            stretches = _stretches(letter, options, _guard(letter, options)) if _is_film(letter) else None
+            if stretches and stretches.pool and stretches.validation:
+                cut.append(letter)
+                divisions.append(stretches)
+            else:
+                untested.append(letter)
+                divisions.append(_Division([], letter))
+    if cut:
+        notes.append(
+            f"Fewer than 3 bursts of {_names(cut)}: cut into stretches of film instead, with unused frames at the cuts."
+        )
+    if untested:
+        notes.append(
+            f"Fewer than 3 bursts of {_names(untested)}, which cannot be cut into stretches of film either: all of "
+            "their pictures train, and nothing is measured on these letters."
+        )
+    notes.append(f"Whole bursts of near-copies are on one side; test is part {options.fold} of {options.folds}.")
+    return _joined(divisions, notes)
+
+
+def _is_film(letter: list[Picture]) -> bool:
+    return all(picture.frame is not None for picture in letter)
+
+
+def _names(letters: Sequence[list[Picture]]) -> str:
+    return ", ".join(letter[0].label for letter in letters)
+
+
+def _whole_bursts(bursts: list[list[Picture]], options: SplitOptions, rng: np.random.Generator) -> _Division:
+    """Parts of about equal size, as far as the bursts of a letter allow: the largest burst first to the emptiest part.
+
+    The parts come in reverse, so that a burst that is larger than a part is tested last.
+    """
+    parts: list[list[Picture]] = [[] for _ in range(min(options.folds, len(bursts)))]
+    for burst in sorted((bursts[i] for i in rng.permutation(len(bursts))), key=len, reverse=True):
+        min(parts, key=len).extend(burst)
+    parts.reverse()
+    held_out = options.fold % len(parts)
+    beside = (held_out + 1) % len(parts)
+    pool = [p for number, part in enumerate(parts) if number not in {held_out, beside} for p in part]
+    return _Division(parts[held_out], pool, parts[beside])
 
 
 def _groups(
@@ -258,11 +334,12 @@ def _groups(
     return _Division(test, pool, validation, (note,))
 
 
-_PROTOCOLS: dict[str, _Protocol] = {
+PROTOCOLS: dict[str, _Protocol] = {
     "first-per-class": _first_per_class,
     "folders": _folders,
     "random": _random,
     "blocks": _blocks,
+    "bursts": _bursts,
     "groups": _groups,
 }
 

@@ -43,7 +43,7 @@ class Examples:
 class Trained:
     """A head that turns features into logits, and how it got there."""
 
-    head: nn.Module
+    head: nn.Sequential
     history: History
 
 
@@ -124,7 +124,7 @@ def train_linear(
     standardised = torch.from_numpy(flat - mean).div_(torch.from_numpy(scale))
     solution = np.zeros((classes, flat.shape[1] + 1))
     history: History = []
-    best: nn.Module | None = None
+    best: nn.Sequential | None = None
     for step, strength in enumerate(sorted(options.strengths), start=1):
         solution = _fit_softmax(standardised, targets, solution, strength, options.iterations)
         weight, bias = solution[:, :-1].astype(np.float32), solution[:, -1].astype(np.float32)

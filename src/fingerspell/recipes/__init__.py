@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from fingerspell.errors import RecipeError
 from fingerspell.images import Interpolation
 
-Protocol = Literal["first-per-class", "folders", "random", "blocks", "groups"]
+Protocol = Literal["first-per-class", "folders", "random", "blocks", "bursts", "groups"]
 InputScale = Literal["native", "unit"]
 EngineKind = Literal["torch", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -39,9 +39,9 @@ class SplitOptions:
 
     protocol: Protocol = "first-per-class"
     test_per_class: Count = 100  # first-per-class
-    folds: Annotated[int, Field(ge=2)] = 5  # random, blocks, groups: the test set is one of so many parts
+    folds: Annotated[int, Field(ge=2)] = 5  # random, blocks, bursts, groups: the test set is one of so many parts
     fold: Annotated[int, Field(ge=0)] = 0  # ... this one
-    guard: Annotated[int, Field(ge=0)] = 30  # blocks: frames left out on each side of a cut; a second of video
+    guard: Annotated[int, Field(ge=0)] | None = None  # blocks: frames left out on each side of a cut; None: measured
     groups: str | None = None  # groups: FILE.csv or FILE.csv:COLUMN, on disk or in the archive
     sample: Count | None = None  # pictures drawn to train and, where the protocol sets none aside, validate; None: all
     validation: Share = 0.2
@@ -101,6 +101,7 @@ class Recipe:
     split: SplitOptions = field(default_factory=SplitOptions)
     features: FeatureOptions = field(default_factory=FeatureOptions)
     head: HeadOptions = field(default_factory=HeadOptions)
+    risk: Share = 0.05  # of the letters that a model names, as many may be wrong; where it is less sure it names none
 
     def to_toml(self) -> str:
         """Complete text of the recipe; a value of None is left out, as TOML has none."""
@@ -113,8 +114,8 @@ _ADAPTER = TypeAdapter(Recipe)
 # that would do nothing expects something else.
 _GOES_WITH = {
     "split.test_per_class": ("split.protocol", ("first-per-class",)),
-    "split.guard": ("split.protocol", ("blocks",)),
-    "split.fold": ("split.protocol", ("random", "blocks", "groups")),
+    "split.guard": ("split.protocol", ("blocks", "bursts")),
+    "split.fold": ("split.protocol", ("random", "blocks", "bursts", "groups")),
     "split.groups": ("split.protocol", ("groups",)),
     "head.mlp.epochs": ("head.kind", ("mlp",)),
     "head.mlp.patience": ("head.kind", ("mlp",)),

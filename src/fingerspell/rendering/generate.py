@@ -1,10 +1,12 @@
 """A data set of synthetic pictures in the layout of Lexset's "Synthetic ASL Alphabet".
 
-``Train_Alphabet/<letter>/<uuid>.png`` and ``Test_Alphabet/<letter>/<uuid>.png``, with ``Blank`` beside the letters.
+``Train_Alphabet/<letter>/<uuid>.png`` and ``Test_Alphabet/<letter>/<uuid>.png``, with ``Blank`` beside the letters, and
+``boxes.csv``, which says where the hands are.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import multiprocessing
 import uuid
@@ -18,8 +20,8 @@ from PIL import Image, PngImagePlugin
 
 from fingerspell.alphabet import LETTERS
 from fingerspell.errors import RunError
-from fingerspell.files import write_bytes
-from fingerspell.rendering.scene import render_blank, render_letter
+from fingerspell.files import csv_text, write_bytes, write_text
+from fingerspell.rendering.scene import hand_box, render_blank, render_letter
 from fingerspell.streams import processors
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 PARTS = ("Train_Alphabet", "Test_Alphabet")
 BLANK = "Blank"
+BOXES = "boxes.csv"
 LABELS = (*LETTERS, BLANK)  # a label's place seeds its pictures: append only
 
 # Written into every PNG; raise it whenever a picture would come out different.
@@ -102,7 +105,26 @@ def render_dataset(
         done += 1
         if on_progress is not None:
             on_progress(done, len(items))
+    _write_boxes(items, out, seed)
     return len(missing)
+
+
+def _write_boxes(items: list[_Item], out: Path, seed: int) -> None:
+    """Write where the hands of these pictures are, with the rows that a larger call left."""
+    table = out / BOXES
+    rows = dict[str, list[str]]()
+    if table.exists():
+        rows = {row[0]: row[1:] for row in csv.reader(io.StringIO(table.read_text("utf-8"))) if len(row) == 5}
+    for item in items:
+        rng = item.generator(seed)
+        rng.bytes(16)  # spent on the name
+        if (label := LABELS[item.label]) != BLANK:
+            path = item.path(out, seed).relative_to(out).as_posix()
+            rows[path] = [f"{value:.4f}" for value in hand_box(label, rng)]
+    rows.pop("path", None)
+    write_text(
+        table, csv_text(["path", "left", "top", "right", "bottom"], ([path, *rows[path]] for path in sorted(rows)))
+    )
 
 
 def _write_all(items: list[_Item], write: Callable[[_Item], None]) -> Iterator[None]:
@@ -141,6 +163,8 @@ def _check_folder(out: Path, seed: int, size: int) -> None:
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file; expected a folder to draw the data set into. {remedy}")
     for path in _entries(out):
+        if path.name == BOXES and path.is_file():
+            continue
         if path.name not in PARTS or not path.is_dir():
             raise RunError(f"{out} holds {path.name!r}; expected only the folders {' and '.join(PARTS)}. {remedy}")
         for folder in _entries(path):

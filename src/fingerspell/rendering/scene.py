@@ -12,6 +12,8 @@ from fingerspell.rendering.background import draw_background
 from fingerspell.rendering.body import Body, flesh_out
 from fingerspell.rendering.hand import (
     FloatArray,
+    Proportions,
+    Skeleton,
     draw_proportions,
     forward_kinematics,
     rotation,
@@ -26,6 +28,8 @@ SUPERSAMPLING = 2  # samples a side per pixel, against jagged edges
 HAND_LENGTH = 185.0  # mm from the wrist to the longest fingertip of the mean hand
 LEFT_HANDED = 0.1  # about one person in ten
 SLEEVED = 0.4
+_HALF_FINGER = 10.0  # mm of flesh around a joint
+_DOWN = np.array((1.0, -1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -63,29 +67,57 @@ def project(body: Body, joints: FloatArray, view: View, side: int) -> Body:
 
     The hand's joints, not its forearm, are kept inside the picture as far as they fit.
     """
-    pixels = side * view.scale / HAND_LENGTH  # per mm at the wrist's distance
     near = view.distance / (view.distance - body.ends[..., 2:])
     ends = np.concatenate((body.ends[..., :2] * near, body.ends[..., 2:]), axis=-1)
-    seen = joints[:, :2] * view.distance / (view.distance - joints[:, 2:])
-    low, high = seen.min(0) - 10, seen.max(0) + 10  # mm: a finger's half breadth
-    room = np.maximum(side / pixels - (high - low), 0) / 2
-    middle = (low + high) / 2 - view.shift * room
-    flip = np.array((1.0, -1.0, 1.0))
+    pixels, middle = _framing(joints, view, side)
     centre = np.array((side / 2, side / 2, 0.0))
-    ends = (ends - np.append(middle, 0.0)) * pixels * flip + centre
-    return replace(body, ends=ends, radii=body.radii * near[..., 0] * pixels, dorsal=body.dorsal * flip)
+    ends = (ends - np.append(middle, 0.0)) * pixels * _DOWN + centre
+    return replace(body, ends=ends, radii=body.radii * near[..., 0] * pixels, dorsal=body.dorsal * _DOWN)
+
+
+def _framing(joints: FloatArray, view: View, side: int) -> tuple[float, FloatArray]:
+    """Pixels per mm at the wrist's distance, and the point (2,) in mm that comes to the middle of the picture."""
+    pixels = side * view.scale / HAND_LENGTH
+    low, high = _extent(joints, view)
+    room = np.maximum(side / pixels - (high - low), 0) / 2
+    return pixels, (low + high) / 2 - view.shift * room
+
+
+def _extent(joints: FloatArray, view: View) -> tuple[FloatArray, FloatArray]:
+    """Corners of the hand as the camera sees it, in mm at the wrist's distance, with ``y`` up."""
+    seen = joints[:, :2] * view.distance / (view.distance - joints[:, 2:])
+    return seen.min(0) - _HALF_FINGER, seen.max(0) + _HALF_FINGER
 
 
 def draw_hand(letter: str, rng: np.random.Generator, view: View, side: int) -> Surface:
     """Surface of a random person's hand signing a letter, on a grid of ``side`` by ``side`` samples."""
     sleeve = bool(rng.random() < SLEEVED)
-    proportions = draw_proportions(rng)
-    pose = draw_pose(letter, rng)
-    skeleton = forward_kinematics(pose.thumb, pose.fingers, proportions, wrist=pose.wrist)
-    skeleton = skeleton.transformed(view.turn @ pose.orientation)
+    skeleton, proportions = _draw_skeleton(letter, rng, view)
     body = project(flesh_out(skeleton, proportions, sleeve=sleeve), skeleton.joints, view, side)
     blend = 2.5 * side * view.scale / HAND_LENGTH  # 2.5 mm: softens joints, keeps them visible
     return rasterise(body, side, blend)
+
+
+def hand_box(letter: str, rng: np.random.Generator) -> FloatArray:
+    """Left, top, right and bottom (4,) of the hand that ``render_letter`` would draw, as shares of the picture.
+
+    The hand without its forearm.
+    """
+    view = draw_view(rng)
+    rng.random()  # spent on the sleeve
+    skeleton, _ = _draw_skeleton(letter, rng, view)
+    scale, middle = _framing(skeleton.joints, view, side=1)
+    low, high = (0.5 + (corner - middle) * scale for corner in _extent(skeleton.joints, view))
+    box: FloatArray = np.clip([low[0], 1 - high[1], high[0], 1 - low[1]], 0, 1)
+    return box
+
+
+def _draw_skeleton(letter: str, rng: np.random.Generator, view: View) -> tuple[Skeleton, Proportions]:
+    """Bones of a random person's hand signing a letter, turned towards the camera."""
+    proportions = draw_proportions(rng)
+    pose = draw_pose(letter, rng)
+    skeleton = forward_kinematics(pose.thumb, pose.fingers, proportions, wrist=pose.wrist)
+    return skeleton.transformed(view.turn @ pose.orientation), proportions
 
 
 def render_letter(letter: str, rng: np.random.Generator, size: int) -> ByteImage:

@@ -1,0 +1,265 @@
+"""Every model on every data set: one matrix, with intervals, paired tests, and the letters that moved.
+
+A row is a model, or a folder of models that are folds of one recipe: their answers are pooled, so that on their own
+data set each picture is answered by the one model that has not seen its group. Features are computed once for each
+backbone and remembered, like those of a training run.
+
+folder/  comparison.json  matrix.csv  paired.csv  matrix.png  comparison.html
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fingerspell import cache, metrics
+from fingerspell.alphabet import LETTERS, STATIC_LETTERS
+from fingerspell.archive import open_archive
+from fingerspell.backbones import backbone_of
+from fingerspell.dataset import scan
+from fingerspell.engines import open_engine
+from fingerspell.errors import DatasetError, ModelError, RunError
+from fingerspell.exporting import read_head
+from fingerspell.features import extract, open_store
+from fingerspell.files import csv_text, write_text
+from fingerspell.graphs import keep_graph
+from fingerspell.heads import probabilities
+from fingerspell.images import VIEWS
+from fingerspell.model import Model, load_model
+from fingerspell.neighbours import bursts
+from fingerspell.progress import silent
+from fingerspell.reporting import write_comparison
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from fingerspell.archive import Archive
+    from fingerspell.dataset import Dataset, Picture
+    from fingerspell.progress import Progress
+
+_FEW = 5  # pictures of a letter below which nothing is said of its change
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the matrix: one model, or the folds of one recipe.
+
+    Attributes
+    ----------
+    name : str
+        Of the folder.
+    folders : tuple of Path
+        Model folders.
+    """
+
+    name: str
+    folders: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a row says on the pictures of one archive; a picture that several folds answer is there several times.
+
+    Attributes
+    ----------
+    ids : array (answers,)
+    true, predicted : array (answers,)
+        Letters.
+    groups : array (answers,)
+        Bursts of the archive.
+    own : bool
+        Whether the pictures are the test pictures of the archive that the row was trained on.
+    """
+
+    ids: NDArray[np.str_]
+    true: metrics.Labels
+    predicted: metrics.Labels
+    groups: metrics.Groups
+    own: bool
+
+
+def entries_in(path: Path) -> Entry | None:
+    """Row of the matrix that a folder stands for: a model, a run, or a folder of runs; None if it is none of these."""
+    if not path.is_dir():
+        return None
+    if model := _model_folder(path):
+        return Entry(path.name, (model,))
+    folds = tuple(model for child in sorted(path.iterdir()) if child.is_dir() and (model := _model_folder(child)))
+    return Entry(path.name, folds) if folds else None
+
+
+def compare(
+    entries: Sequence[Entry], archives: Sequence[Path], out: Path, *, on_progress: Progress = silent
+) -> dict[str, Any]:
+    """Measure every row on every archive and write the results to ``out``.
+
+    Raises
+    ------
+    FingerspellError
+        If a model or an archive cannot be used; of a model that was trained on one of the archives, only the test
+        pictures of its run are asked for.
+    """
+    for kind, names in (("models", [entry.name for entry in entries]), ("archives", [path.stem for path in archives])):
+        if not names:
+            raise RunError(f"compare: found no {kind}. Give at least one model folder and one archive.")
+        if len(set(names)) < len(names):
+            raise RunError(f"compare: two {kind} have one name ({', '.join(sorted(names))}). Rename one of them.")
+    cells: dict[tuple[str, str], Answered] = {}
+    models = {folder: load_model(folder) for entry in entries for folder in entry.folders}
+    for path in archives:
+        with open_archive(path) as archive:
+            dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
+            for entry in entries:
+                named = {folder: models[folder] for folder in entry.folders}
+                cells[entry.name, path.stem] = _answers(named, archive, dataset, on_progress)
+    result = summarise(cells, {entry.name: models[entry.folders[0]].card for entry in entries})
+    _write(out, result)
+    return result
+
+
+def summarise(cells: dict[tuple[str, str], Answered], cards: dict[str, Any]) -> dict[str, Any]:
+    """Content of ``comparison.json``: rows, columns, cells, and the pairs of rows on each column."""
+    rows, columns = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
+    return {
+        "models": {name: {"trained_on": card.trained_on["archive"], "head": card.head} for name, card in cards.items()},
+        "archives": columns,
+        "cells": [
+            {"model": model, "archive": archive, "own": answered.own}
+            | metrics.scores(answered.true, answered.predicted, answered.groups)
+            for (model, archive), answered in cells.items()
+        ],
+        "pairs": [
+            {"archive": archive, "model": one, "other": other} | _paired(cells[one, archive], cells[other, archive])
+            for archive in columns
+            for one, other in combinations(rows, 2)
+            if set(cells[one, archive].ids) & set(cells[other, archive].ids)
+        ],
+    }
+
+
+def _model_folder(path: Path) -> Path | None:
+    for folder in (path / "model", path):
+        if (folder / "model.json").exists():
+            return folder
+    return None
+
+
+def _answers(models: dict[Path, Model], archive: Archive, dataset: Dataset, on_progress: Progress) -> Answered:
+    pictures = dataset.letters()
+    numbers = dict(zip((p.id for p in pictures), bursts(pictures).tolist(), strict=True))
+    asked, predicted, own = [], [], False
+    for folder, model in models.items():
+        own = model.card.trained_on["pictures_sha256"] == dataset.digest
+        some = _unseen(folder, pictures) if own else list(pictures)
+        asked += some
+        predicted.append(_predict(folder, model, archive, some, on_progress))
+    return Answered(
+        ids=np.array([p.id for p in asked]),
+        true=np.array([p.label for p in asked]),
+        predicted=np.concatenate(predicted),
+        groups=np.array([numbers[p.id] for p in asked]),
+        own=own,
+    )
+
+
+def _unseen(folder: Path, pictures: Sequence[Picture]) -> list[Picture]:
+    """Test pictures of the run that trained a model: on the others it has nothing to prove."""
+    table = folder.parent / "split.csv"
+    if not table.exists():
+        raise ModelError(
+            f"{folder}: this model was trained on this archive, and without the split.csv of its run nobody knows on "
+            "which pictures. Give the folder of the run, or leave the archive out."
+        )
+    with table.open(newline="", encoding="utf-8") as file:
+        tests = {row["id"] for row in csv.DictReader(file) if row["role"] == "test"}
+    found = [picture for picture in pictures if picture.id in tests]
+    if not found:
+        raise DatasetError(f"{table}: names no test picture of the archive. Train the model again.")
+    return found
+
+
+def _predict(
+    folder: Path, model: Model, archive: Archive, pictures: Sequence[Picture], on_progress: Progress
+) -> metrics.Labels:
+    import torch
+
+    head = read_head(folder, model.card.head)
+    backbone = backbone_of(model.card.backbone, dimension=next(iter(head.parameters())).shape[-1])
+    keep_graph(backbone, folder / "model.onnx", cache.graphs_folder())
+    engine = open_engine(backbone, cache.graphs_folder(), engine="openvino", precision=model.card.backbone["precision"])
+    original = VIEWS[:1]
+    with open_store(cache.features_folder(), engine) as store:
+        extract(archive, pictures, engine, store, views=original, on_progress=on_progress)
+        features = store.load(pictures, original)[:, 0]
+    best = probabilities(head, torch.from_numpy(features)).argmax(dim=1).numpy()
+    letters: metrics.Labels = np.array(model.card.labels)[best]
+    return letters
+
+
+def _paired(one: Answered, other: Answered) -> dict[str, Any]:
+    """Difference in accuracy on the pictures of both, and the letters in which it is more than chance."""
+    common, rows, other_rows = np.intersect1d(one.ids, other.ids, return_indices=True)
+    true, groups = one.true[rows], one.groups[rows]
+    right, other_right = one.predicted[rows] == true, other.predicted[other_rows] == true
+    moved = []
+    for letter in LETTERS:
+        own = true == letter
+        if own.sum() < _FEW:
+            continue
+        interval = metrics.paired_difference(right[own], other_right[own], groups[own])
+        if not interval[0] <= 0 <= interval[1]:
+            difference = float(right[own].mean() - other_right[own].mean())
+            moved.append({"letter": letter, "difference": difference, "interval": list(interval)})
+    static = np.isin(true, STATIC_LETTERS)
+    return {
+        "pictures": len(common),
+        "difference": float(right.mean() - other_right.mean()),
+        "interval": list(metrics.paired_difference(right, other_right, groups)),
+        "static_difference": float(right[static].mean() - other_right[static].mean()) if static.any() else None,
+        "moved": moved,
+    }
+
+
+def _write(out: Path, result: dict[str, Any]) -> None:
+    write_text(out / "comparison.json", json.dumps(result, indent=1) + "\n")
+    measures = ("accuracy", "low", "high", "pictures", "groups")
+    header = ["model", "archive", "own", *measures, *(f"static_{name}" for name in measures)]
+    rows = [
+        [
+            cell["model"],
+            cell["archive"],
+            int(cell["own"]),
+            *_cells(cell["letters"]),
+            *_cells(cell.get("static_letters")),
+        ]
+        for cell in result["cells"]
+    ]
+    write_text(out / "matrix.csv", csv_text(header, rows))
+    pairs = [
+        [
+            *(pair["archive"], pair["model"], pair["other"], pair["pictures"]),
+            *(f"{value:.4f}" for value in (pair["difference"], *pair["interval"])),
+            " ".join(f"{letter['letter']}{letter['difference']:+.2f}" for letter in pair["moved"]),
+        ]
+        for pair in result["pairs"]
+    ]
+    write_text(
+        out / "paired.csv",
+        csv_text(["archive", "model", "other", "pictures", "difference", "low", "high", "letters_moved"], pairs),
+    )
+    write_comparison(out, result)
+
+
+def _cells(score: dict[str, Any] | None) -> list[str]:
+    if score is None:
+        return [""] * 5
+    low, high = score["accuracy_interval"]
+    return [*(f"{value:.4f}" for value in (score["accuracy"], low, high)), str(score["pictures"]), str(score["groups"])]

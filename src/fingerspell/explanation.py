@@ -1,0 +1,198 @@
+"""Does a model look at the hand or at the wall? Occlusion maps (Zeiler and Fergus, 2014).
+
+A patch of the picture's mean colour is laid over one place after another; where the probability of the answer falls,
+there was evidence for it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fingerspell.errors import DatasetError
+from fingerspell.figures import SHEET, evidence_figure, png
+from fingerspell.files import write_bytes, write_text
+from fingerspell.progress import silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from fingerspell.images import Pixels
+    from fingerspell.model import Model
+    from fingerspell.progress import Progress
+
+    Evidence = NDArray[np.float32]
+
+_STEPS = 12  # places along a side
+_PATCH = 0.25  # side of the patch, of the picture's: about a finger and its neighbour
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a hand is: shares of a picture's width and height, from the upper left corner."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def area(self) -> float:
+        """Share of the picture."""
+        return (self.right - self.left) * (self.bottom - self.top)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What an answer rests on.
+
+    Attributes
+    ----------
+    letter : str
+        The answer.
+    probability : float
+    evidence : array (size, size)
+        Mean fall of that probability over the patches that cover a pixel, where it falls; 0 elsewhere.
+    """
+
+    letter: str
+    probability: float
+    evidence: Evidence
+
+    def share_inside(self, box: Box) -> float | None:
+        """Share of the evidence inside a box; None if nothing that was covered mattered."""
+        total = float(self.evidence.sum())
+        size = len(self.evidence)
+        rows = slice(round(box.top * size), round(box.bottom * size))
+        columns = slice(round(box.left * size), round(box.right * size))
+        return float(self.evidence[rows, columns].sum()) / total if total else None
+
+
+def explain(model: Model, pixels: Pixels) -> Explanation:
+    """Occlusion map of a model's answer on a prepared picture (size, size, 3)."""
+    size = len(pixels)
+    side = max(1, round(_PATCH * size))
+    places = np.linspace(0, size - side, _STEPS).round().astype(int)
+    corners = [(top, left) for top in places for left in places]
+    before = model.probabilities(pixels[None])[0]
+    answer = int(before.argmax())
+    colour = pixels.reshape(-1, 3).mean(axis=0).astype(np.uint8)
+    falls = np.zeros((size, size), np.float32)
+    covers = np.zeros((size, size), np.float32)
+    for start in range(0, len(corners), _BATCH):
+        some = corners[start : start + _BATCH]
+        covered = np.repeat(pixels[None], len(some), axis=0)
+        for picture, (top, left) in zip(covered, some, strict=True):
+            picture[top : top + side, left : left + side] = colour
+        after = model.probabilities(covered)[:, answer]
+        for fall, (top, left) in zip(before[answer] - after, some, strict=True):
+            falls[top : top + side, left : left + side] += max(0.0, float(fall))
+            covers[top : top + side, left : left + side] += 1
+    return Explanation(model.card.labels[answer], float(before[answer]), falls / covers)
+
+
+def read_boxes(data: bytes, ids: Sequence[str]) -> dict[str, Box]:
+    """Hand boxes by picture from a csv file with the columns path, left, top, right, bottom (shares of the sides).
+
+    Raises
+    ------
+    DatasetError
+        If the file is no such table, a number is no share, or none of the pictures has a box.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig")), strict=True))
+        boxes = {row["path"]: Box(*(float(row[name]) for name in ("left", "top", "right", "bottom"))) for row in rows}
+    except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"the boxes file is no csv file with the columns path, left, top, right, bottom ({error!r}). "
+            "Expected one row for each picture, with shares of its width and height."
+        ) from error
+    for path, box in boxes.items():
+        if not (0 <= box.left < box.right <= 1 and 0 <= box.top < box.bottom <= 1):
+            raise DatasetError(f"the boxes file: {path} has {box}; expected 0 <= left < right <= 1, and so downwards.")
+    found = {}
+    for picture in ids:
+        path = next((ending for ending in _endings(picture) if ending in boxes), None)
+        if path is not None:
+            found[picture] = boxes[path]
+    if not found:
+        raise DatasetError(
+            f"the boxes file names none of the {len(ids)} pictures (it has {', '.join(list(boxes)[:2]) or 'no rows'}; "
+            f"the pictures are {', '.join(ids[:2])}). Paths must be written as in the archive."
+        )
+    return found
+
+
+def explain_files(
+    model: Model,
+    files: Callable[[], Iterator[tuple[str, bytes]]],
+    out: Path,
+    *,
+    boxes: Path | None = None,
+    count: int = 24,
+    on_progress: Progress = silent,
+) -> dict[str, Any]:
+    """Explain some pictures, evenly spaced, and write explanation.json and a sheet of the maps.
+
+    Parameters
+    ----------
+    model
+        Loaded model.
+    files
+        Gives name and bytes of all pictures, each time it is called.
+    out
+        Folder of the results.
+    boxes
+        Csv file that says where the hands are (``read_boxes``).
+    count
+        Pictures at most.
+    on_progress
+        Told of every picture.
+
+    Returns
+    -------
+    dict
+        ``pictures`` (each with its answer and the shares below) and, with boxes, the medians of ``inside``, the share
+        of the evidence inside the hand's box, and of ``area``, the box's share of the picture.
+    """
+    names = [name for name, _ in files()]
+    if not names:
+        raise DatasetError("found no picture to explain. Name pictures, folders or archives that hold some.")
+    chosen = {names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)}
+    known = read_boxes(boxes.read_bytes(), sorted(chosen)) if boxes else {}
+    rows: list[dict[str, Any]] = []
+    maps: list[tuple[Pixels, Evidence]] = []
+    for name, data in files():
+        if name not in chosen:
+            continue
+        pixels = model.prepare(data)
+        found = explain(model, pixels)
+        row: dict[str, Any] = {"id": name, "letter": found.letter, "probability": found.probability}
+        if name in known:
+            row |= {"inside": found.share_inside(known[name]), "area": known[name].area}
+        rows.append(row)
+        maps.append((pixels, found.evidence))
+        on_progress("Covering pictures", len(rows), len(chosen))
+    result: dict[str, Any] = {"model": model.card.name, "pictures": rows}
+    for key in ("inside", "area"):
+        values = [row[key] for row in rows if row.get(key) is not None]
+        result |= {key: float(np.median(values))} if values else {}
+    write_text(out / "explanation.json", json.dumps(result, indent=1) + "\n")
+    titles = [f"{row['letter']}  {row['probability']:.2f}" for row in rows]
+    write_bytes(out / "explanation.png", png(evidence_figure(titles[:SHEET], maps[:SHEET])))
+    return result
+
+
+def _endings(path: str) -> list[str]:
+    """Path, and what is left of it without its first folders, the longest first."""
+    steps = path.split("/")
+    return ["/".join(steps[start:]) for start in range(len(steps))]

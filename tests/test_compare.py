@@ -1,0 +1,116 @@
+"""The matrix of models and data sets, with the fake backbone and real files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import noisy_picture
+from fingerspell import runs
+from fingerspell.archive import Archive
+from fingerspell.compare import compare, entries_in
+from fingerspell.errors import FingerspellError, ModelError, RunError
+from fingerspell.testing import fake_backbone
+from pictures import write_zip
+
+SMALL: dict[str, Any] = {"split.protocol": "random", "split.sample": 150, "head.mlp.epochs": 12}
+
+
+@pytest.fixture(scope="module")
+def trained(letters_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs ``mlp`` and ``linear``, and two folds in one folder."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINGERSPELL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("fingerspell.backbones.load_backbone", lambda _name, **_: fake_backbone())
+        patch.setattr("fingerspell.reporting.write_report", lambda *_: None)
+        linear = SMALL | {"head.kind": "linear", "head.mlp.epochs": None}
+        variants = {"mlp": SMALL, "linear": linear} | {f"folds/{n}": linear | {"split.fold": n} for n in (0, 1)}
+        for name, overrides in variants.items():
+            runs.train(letters_zip, overrides=overrides, out=folder / name)
+    return folder
+
+
+@pytest.fixture
+def strangers(tmp_path: Path) -> Path:
+    """Other pictures: A and B change their looks, C stays as it was."""
+    looks = {"A": "B", "B": "A", "C": "C"}
+    files = {f"{letter}/{n}.png": noisy_picture(look, 100 + n) for letter, look in looks.items() for n in range(8)}
+    return write_zip(tmp_path / "strangers.zip", files)
+
+
+def cell(result: dict[str, Any], model: str, archive: str) -> dict[str, Any]:
+    return next(c for c in result["cells"] if (c["model"], c["archive"]) == (model, archive))
+
+
+def test_matrix(trained: Path, letters_zip: Path, strangers: Path, tmp_path: Path) -> None:
+    entries = [entry for name in ("mlp", "linear", "folds") if (entry := entries_in(trained / name))]
+    result = compare(entries, [letters_zip, strangers], tmp_path / "out")
+    assert result["archives"] == ["letters", "strangers"]
+    own, foreign = cell(result, "linear", "letters"), cell(result, "linear", "strangers")
+    assert own["own"]
+    assert not foreign["own"]
+    with (trained / "linear" / "split.csv").open(newline="") as file:
+        tests = [row["id"] for row in csv.DictReader(file) if row["role"] == "test"]
+    assert own["letters"]["pictures"] == len(tests) == 40
+    metrics = json.loads((trained / "linear" / "metrics.json").read_text())
+    assert own["letters"]["accuracy"] == pytest.approx(metrics["scores"]["letters"]["accuracy"], abs=0.03)
+    assert foreign["letters"]["pictures"] == 24
+    assert foreign["letters"]["accuracy"] == pytest.approx(1 / 3, abs=0.1)
+    assert cell(result, "folds", "letters")["letters"]["pictures"] == 80  # two folds, each its own test pictures
+    assert cell(result, "folds", "strangers")["letters"]["pictures"] == 48  # each answers all of them
+    pair = next(p for p in result["pairs"] if (p["archive"], p["model"], p["other"]) == ("strangers", "mlp", "linear"))
+    assert pair["pictures"] == 24
+    assert pair["interval"][0] <= pair["difference"] <= pair["interval"][1]
+    with (tmp_path / "out" / "matrix.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 6
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("comparison.json", "comparison.html", "matrix.csv", "paired.csv", "matrix.png")
+    }
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "strangers" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_features_are_computed_once(
+    trained: Path, strangers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [entry for name in ("mlp", "linear") if (entry := entries_in(trained / name))]
+    first = compare(entries, [strangers], tmp_path / "first")
+    monkeypatch.setattr(Archive, "read", lambda _, member: pytest.fail(f"{member} was read"))
+    assert compare(entries, [strangers], tmp_path / "again") == first
+
+
+def test_of_its_own_archive_nothing_but_test_pictures(trained: Path, letters_zip: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "mlp" / "model", tmp_path / "alone")
+    entry = entries_in(tmp_path / "alone")
+    assert entry
+    with pytest.raises(ModelError, match=r"trained on this archive, and without the split.csv"):
+        compare([entry], [letters_zip], tmp_path / "out")
+
+
+def test_what_is_no_model_is_an_archive(trained: Path, tmp_path: Path) -> None:
+    assert entries_in(tmp_path / "nowhere.zip") is None
+    (tmp_path / "A").mkdir()
+    assert entries_in(tmp_path) is None
+    folds = entries_in(trained / "folds")
+    assert folds
+    assert [folder.parent.name for folder in folds.folders] == ["0", "1"]
+
+
+def test_nothing_to_compare(trained: Path, strangers: Path, tmp_path: Path) -> None:
+    entry = entries_in(trained / "mlp")
+    assert entry
+    with pytest.raises(RunError, match="found no models"):
+        compare([], [strangers], tmp_path / "out")
+    with pytest.raises(RunError, match="found no archives"):
+        compare([entry], [], tmp_path / "out")
+    with pytest.raises(RunError, match="two models have one name"):
+        compare([entry, entry], [strangers], tmp_path / "out")
+    with pytest.raises(FingerspellError, match=r"nowhere.zip"):
+        compare([entry], [tmp_path / "nowhere.zip"], tmp_path / "out")

@@ -1,0 +1,119 @@
+"""Occlusion maps of models whose evidence is known: they look at one corner and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fingerspell.errors import DatasetError
+from fingerspell.explanation import Box, explain, explain_files, read_boxes
+from fingerspell.model import Card, Model
+from fingerspell.rendering.generate import render_dataset
+from fingerspell.rendering.scene import hand_box, render_letter
+from pictures import png
+
+SIZE = 48
+CARD = Card(2, "corner", ("A", "B"), SIZE, "nearest", {}, "mlp", {}, {}, 1.0, 0.0, 0.05)
+
+
+class Corner:
+    """Stands in for onnxruntime's session: sure of A as far as the upper left quarter is white."""
+
+    def run(self, _outputs: None, inputs: dict[str, Any]) -> list[Any]:
+        white = (inputs["pictures"][:, : SIZE // 2, : SIZE // 2] > 250).mean(axis=(1, 2, 3))
+        return [np.stack([0.5 + white / 2, 0.5 - white / 2], axis=1).astype(np.float32)]
+
+
+class Blind:
+    def run(self, _outputs: None, inputs: dict[str, Any]) -> list[Any]:
+        return [np.tile(np.array([[0.7, 0.3]], np.float32), (len(inputs["pictures"]), 1))]
+
+
+def half_white() -> np.ndarray:
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+    pixels[:, : SIZE // 2] = 255
+    return pixels
+
+
+def test_evidence_is_where_the_model_looks() -> None:
+    found = explain(Model(CARD, Corner()), half_white())
+    assert (found.letter, found.probability) == ("A", 1.0)
+    assert found.evidence.shape == (SIZE, SIZE)
+    assert (found.share_inside(Box(0, 0, 0.5, 0.5)) or 0) > 0.8  # patches that lie half outside spread it
+    assert found.share_inside(Box(0.8, 0.8, 1, 1)) == 0
+
+
+def test_the_picture_is_left_as_it_was() -> None:
+    pixels = half_white()
+    explain(Model(CARD, Corner()), pixels)
+    np.testing.assert_array_equal(pixels, half_white())
+
+
+def test_a_model_that_looks_at_nothing_has_no_share() -> None:
+    found = explain(Model(CARD, Blind()), half_white())
+    assert found.share_inside(Box(0, 0, 1, 1)) is None
+
+
+def test_some_files_are_chosen_and_measured(tmp_path: Path) -> None:
+    files = [(f"set.zip/{n}.png", png(half_white())) for n in range(9)]
+    (tmp_path / "boxes.csv").write_text("path,left,top,right,bottom\n0.png,0,0,0.5,0.5\n4.png,0.5,0.5,1,1\n")
+    found = explain_files(
+        Model(CARD, Corner()), lambda: iter(files), tmp_path / "out", boxes=tmp_path / "boxes.csv", count=3
+    )
+    assert [row["id"] for row in found["pictures"]] == ["set.zip/0.png", "set.zip/4.png", "set.zip/8.png"]
+    shares = [row.get("inside") for row in found["pictures"]]
+    assert shares[0] > 0.8
+    assert shares[1] < 0.05
+    assert shares[2] is None
+    assert found["area"] == 0.25
+    assert json.loads((tmp_path / "out" / "explanation.json").read_text()) == found
+    assert (tmp_path / "out" / "explanation.png").stat().st_size > 1000
+
+
+def test_nothing_to_explain(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="found no picture to explain"):
+        explain_files(Model(CARD, Corner()), lambda: iter([]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names none of the 1 pictures"),
+        ("path,left,top,right,bottom\nother.png,0,0,1,1\n", "it has other.png; the pictures are a.png"),
+        ("path,left,top,right\na.png,0,0,1\n", "columns path, left, top, right, bottom"),
+        ("path,left,top,right,bottom\na.png,0,0,1,many\n", "columns path, left, top, right, bottom"),
+        ("path,left,top,right,bottom\na.png,0.5,0,0.4,1\n", "expected 0 <= left < right <= 1"),
+        ("path,left,top,right,bottom\na.png,0,0,90,90\n", "expected 0 <= left < right <= 1"),
+    ],
+)
+def test_bad_boxes(text: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        read_boxes(text.encode(), ["a.png"])
+
+
+@pytest.mark.parametrize("letter", "AWJY")
+def test_rendered_hands_are_in_their_boxes(letter: str) -> None:
+    size = 128
+    for seed in range(3):
+        left, top, right, bottom = hand_box(letter, np.random.default_rng(seed))
+        assert 0 <= left < right <= 1
+        assert 0 <= top < bottom <= 1
+        # The same random numbers with another background show where the hand is: pixels that stay as they were.
+        picture = render_letter(letter, np.random.default_rng(seed), size).astype(int)
+        inside = picture[int(top * size) : int(bottom * size), int(left * size) : int(right * size)]
+        assert inside.std() > 5
+
+
+def test_a_rendered_set_says_where_its_hands_are(tmp_path: Path) -> None:
+    render_dataset(tmp_path / "set", train_per_letter=1, test_per_letter=0, size=32)
+    table = (tmp_path / "set" / "boxes.csv").read_text().splitlines()
+    pictures = {p.relative_to(tmp_path / "set").as_posix() for p in (tmp_path / "set").rglob("*.png")}
+    assert {line.split(",")[0] for line in table[1:]} == {p for p in pictures if "/Blank/" not in p}
+    assert len(table) == 27
+    render_dataset(tmp_path / "set", train_per_letter=2, test_per_letter=0, size=32)
+    render_dataset(tmp_path / "set", train_per_letter=1, test_per_letter=0, size=32)
+    assert len((tmp_path / "set" / "boxes.csv").read_text().splitlines()) == 53
