@@ -60,6 +60,20 @@ def test_many_equal_pictures_are_one_burst() -> None:
     assert set(bursts([picture(str(n), FAR) for n in range(700)]).tolist()) == {0}
 
 
+def test_bursts_are_those_of_every_pair_compared() -> None:
+    rng = np.random.default_rng(0)
+    scenes = [int.from_bytes(rng.bytes(8)) for _ in range(60)]
+    hashes = [
+        scenes[scene] ^ (1 << int(bit)) for scene, bit in zip(rng.integers(60, size=900), rng.integers(64, size=900))
+    ]
+    numbers = bursts([picture(str(n), value) for n, value in enumerate(hashes)])
+    seen: dict[int, int] = {}
+    for value, number in zip(hashes, numbers.tolist(), strict=True):
+        scene = min(range(60), key=lambda n: (scenes[n] ^ value).bit_count())
+        assert seen.setdefault(scene, number) == number
+    assert len(set(numbers.tolist())) == len(seen)
+
+
 def test_no_pictures() -> None:
     assert bursts([]).tolist() == []
     assert has_near_copy([], [picture("a", 1)]).tolist() == []

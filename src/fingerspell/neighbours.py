@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
@@ -34,14 +34,14 @@ def bursts(pictures: Sequence[Picture]) -> NDArray[np.int64]:
     """Number of the burst of each picture, (N,): 0, 1, ... in the order of their first pictures."""
     numbers = np.arange(len(pictures))
     for rows in _rows_by_label(pictures):
-        hashes = _hashes([pictures[row] for row in rows])
-        own: NDArray[np.integer[Any]] = np.arange(len(rows))
-        for pairs in _near_pairs(hashes):
-            edges = np.concatenate([pairs, np.stack([np.arange(len(rows)), own])], axis=1)
+        first = np.arange(len(rows))  # of each picture's burst, as far as the pairs seen so far tell
+        for pairs in _near_pairs(_hashes([pictures[row] for row in rows])):
+            known = np.stack([np.arange(len(rows)), first])
+            edges = np.concatenate([pairs, known], axis=1)
             graph = coo_array((np.ones(edges.shape[1], bool), tuple(edges)), shape=(len(rows), len(rows)))
-            _, own = connected_components(graph, directed=False)
-        first = dict(zip(reversed(own), reversed(rows), strict=True))
-        numbers[rows] = [first[component] for component in own]
+            _, burst = connected_components(graph, directed=False)
+            first = np.unique(burst, return_index=True)[1][burst]
+        numbers[rows] = np.array(rows)[first]
     return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
 
 
