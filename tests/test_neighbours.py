@@ -7,7 +7,7 @@ import pytest
 
 from fingerspell.dataset import Picture
 from fingerspell.images import examine
-from fingerspell.neighbours import NEAR, alike_across_letters, bursts, has_near_copy, near_lag
+from fingerspell.neighbours import NEAR, bursts, has_near_copy, near_lag
 from fingerspell.rendering import render_letter
 from pictures import jpeg, png
 
@@ -63,9 +63,7 @@ def test_many_equal_pictures_are_one_burst() -> None:
 def test_bursts_are_those_of_every_pair_compared() -> None:
     rng = np.random.default_rng(0)
     scenes = [int.from_bytes(rng.bytes(8)) for _ in range(60)]
-    hashes = [
-        scenes[scene] ^ (1 << int(bit)) for scene, bit in zip(rng.integers(60, size=900), rng.integers(64, size=900))
-    ]
+    hashes = [scenes[scene] ^ (1 << int(bit)) for scene, bit in rng.integers([60, 64], size=(900, 2))]
     numbers = bursts([picture(str(n), value) for n, value in enumerate(hashes)])
     seen: dict[int, int] = {}
     for value, number in zip(hashes, numbers.tolist(), strict=True):
@@ -88,11 +86,6 @@ def test_near_copies_count_within_a_letter_alone() -> None:
         picture("f", 0, "C"),
     ]
     assert has_near_copy(tests, training).tolist() == [True, False, False, False]
-
-
-def test_one_look_and_two_letters() -> None:
-    a, b, other = picture("a", FAR), picture("b", FAR, "B"), picture("c", 5, "C")
-    assert alike_across_letters([a, b, other]) == [(a, b), (b, a)]
 
 
 def test_lag_after_which_a_film_has_moved_on() -> None:

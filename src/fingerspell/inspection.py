@@ -12,7 +12,7 @@ from fingerspell import splits
 from fingerspell.alphabet import LETTERS, MOVING_LETTERS, NON_LETTERS, is_letter
 from fingerspell.errors import SplitError
 from fingerspell.looks import Looks, effective_number
-from fingerspell.neighbours import NEAR, alike_across_letters, bursts, has_near_copy
+from fingerspell.neighbours import NEAR, bursts, has_near_copy
 from fingerspell.recipes import SplitOptions
 
 if TYPE_CHECKING:
@@ -273,15 +273,16 @@ def _bursts(letters: Sequence[Picture], numbers: NDArray[np.int64]) -> Finding |
 
 
 def _two_letters(letters: Sequence[Picture]) -> Finding | None:
-    pairs = alike_across_letters(letters)
+    first: dict[str, Picture] = {}
+    pairs = [(first[p.sha256], p) for p in letters if first.setdefault(p.sha256, p).label != p.label]
     if not pairs:
         return None
     one, other = pairs[0]
     return Finding(
         "FS005",
-        "one look, two letters",
-        f"{len(pairs):,} pictures have the difference hash of a picture of another letter, such as {one.id} and "
-        f"{other.id}. Some may be labelled wrongly, others show letters that look alike: look at them.",
+        "one picture, two letters",
+        f"{len(pairs):,} pictures have the bytes of a picture of another letter, such as {other.id} and {one.id}. One "
+        "of the two labels is wrong: correct it.",
         tuple(p.id for pair in pairs[: _SHOWN // 2] for p in pair),
     )
 

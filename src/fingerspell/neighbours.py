@@ -8,7 +8,6 @@ together by near-copies: who has seen one of them has as good as seen them all.
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import faiss
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 NEAR = 5  # bits; the distance that audits of this field's sets use
 _CHUNK = 256  # pictures whose neighbours are listed at once: bounds memory even where all pictures are alike
-_FAR = 64
 
 
 def bursts(pictures: Sequence[Picture]) -> NDArray[np.int64]:
@@ -54,20 +52,6 @@ def has_near_copy(pictures: Sequence[Picture], among: Sequence[Picture]) -> NDAr
     for rows in _rows_by_label(pictures):
         if own := others[pictures[rows[0]].label]:
             found[rows] = _nearest(_hashes([pictures[row] for row in rows]), _hashes(own)) <= NEAR
-    return found
-
-
-def alike_across_letters(pictures: Sequence[Picture]) -> list[tuple[Picture, Picture]]:
-    """Pictures that look the same to a hash and are labelled with two letters, each with one such other."""
-    index, hashes = _index(_hashes(pictures)), _hashes(pictures)
-    labels = np.array([picture.label for picture in pictures])
-    found = []
-    for start in range(0, len(pictures), _CHUNK):
-        limits, _, rows = index.range_search(hashes[start : start + _CHUNK], 1)  # equal hashes alone
-        for number, (low, high) in enumerate(pairwise(limits), start):
-            other = rows[low:high][labels[rows[low:high]] != labels[number]]
-            if len(other):
-                found.append((pictures[number], pictures[int(other.min())]))
     return found
 
 

@@ -1,0 +1,1 @@
+"""Fuzzing of everything that reads what a user hands us; see ``fuzz.py``."""
