@@ -18,7 +18,7 @@ import hashlib
 import io
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -61,10 +61,11 @@ class Split:
     duplicates_dropped: int = 0
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """Letters of the training pictures, in the order of the alphabet."""
-        return tuple(letter for letter in LETTERS if letter in {p.label for p in self.train})
+        there = {picture.label for picture in self.train}
+        return tuple(letter for letter in LETTERS if letter in there)
 
     def to_csv(self) -> str:
         """Table id, label, sha256, role."""

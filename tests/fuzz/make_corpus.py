@@ -109,7 +109,9 @@ def _zip(files: dict[str, bytes]) -> bytes:
 def _models() -> dict[str, bytes]:
     torch.manual_seed(0)
     head = nn.Sequential(nn.Linear(24, 2))
-    card = Card(FORMAT, "seed", ("A", "B"), 16, "nearest", {"backbone": "fake"}, "linear", {"archive": "x"}, {}, 1, 0, 0)
+    card = Card(
+        FORMAT, "seed", ("A", "B"), 16, "nearest", {"backbone": "fake"}, "linear", {"archive": "x"}, {}, 1, 0, 0
+    )
     folder = Path(tempfile.mkdtemp())
     graph = classifier(backbone_graph(fake_backbone(), folder), head)
     shutil.rmtree(folder)
