@@ -76,18 +76,22 @@ def test_static_letters_are_scored_apart() -> None:
 
 
 def test_missing_letter_shifts_nothing() -> None:
-    found = metrics.per_letter(TRUE, PREDICTED, list("ABCJZ"))
+    found = metrics.per_letter(TRUE, PREDICTED, list("ABCJZ"), each(TRUE))
     rows = {row["letter"]: row for row in found["per_letter"]}
     assert list(rows) == list("ABCJZ")
-    assert rows["C"] == {"letter": "C", "precision": 0, "recall": 0, "f1": 0, "support": 0}
-    assert rows["J"] == {"letter": "J", "precision": 1, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
+    absent = {"letter": "C", "precision": 0, "recall": 0, "f1": 0, "support": 0}
+    assert rows["C"] == absent | {"groups": 0, "recall_interval": None}
+    assert (rows["J"]["precision"], rows["J"]["recall"], rows["J"]["support"]) == (1, 0.5, 2)
+    assert rows["J"]["f1"] == pytest.approx(2 / 3)
+    low, high = rows["A"]["recall_interval"]
+    assert 0 <= low < rows["A"]["recall"] == 0.75 < high <= 1
     assert found["confusion"][3] == [0, 0, 0, 1, 1]
     assert found["macro_average"]["f1"] == pytest.approx(metrics.score(TRUE, PREDICTED, each(TRUE))["macro_f1"])
 
 
 def test_confused_pairs_are_sorted_by_pictures() -> None:
     true, predicted = np.array(list("UUUURRRV")), np.array(list("RRRUUURV"))
-    assert metrics.per_letter(true, predicted, list("RUV"))["confused_pairs"] == [
+    assert metrics.per_letter(true, predicted, list("RUV"), each(true))["confused_pairs"] == [
         {"letter": "U", "taken_for": "R", "pictures": 3, "share": 0.75},
         {"letter": "R", "taken_for": "U", "pictures": 2, "share": pytest.approx(2 / 3)},
     ]
@@ -109,3 +113,9 @@ def test_paired_difference_tells_a_real_one_from_none() -> None:
     shuffled = rng.permutation(right)
     low, high = metrics.paired_difference(right, shuffled, each(right))
     assert low < 0 < high
+
+
+def test_letters_that_look_alike() -> None:
+    true, predicted = np.array(list("AASSB")), np.array(list("ASAXB"))
+    (fists,) = metrics.per_letter(true, predicted, list("ABSX"), each(true))["look_alikes"]
+    assert fists == {"letters": "AEMNST", "pictures": 4, "right": 0.25, "within": 0.5}

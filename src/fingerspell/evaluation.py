@@ -154,7 +154,7 @@ def summarise(
     labels = [letter for letter in LETTERS if letter in answers.labels or letter in true]
     summary = facts | {"scores": scores, "conditions": _conditions(answers, groups)}
     summary |= {"calibration": _calibration(answers, fitted)}
-    summary |= metrics.per_letter(true, predicted, labels)
+    summary |= metrics.per_letter(true, predicted, labels, groups)
     return summary | {"remarks": [*notes, *remarks(summary, history)]}
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 _RESAMPLES = 1000  # gives the ends of a 95% interval from the 25th value on either side
 _AT_ONCE = 50  # resamples whose confusions are held together
+LOOK_ALIKES = ("AEMNST", "UVRK", "GHQ", "DF", "COE")  # sets of letters that share most of a handshape
 _PAIRS = 20  # most confused pairs that are kept
 
 
@@ -76,8 +77,10 @@ def scores(true: Labels, predicted: Labels, groups: Groups) -> dict[str, Any]:
     return named | ({"static_letters": score(true[static], predicted[static], groups[static])} if static.any() else {})
 
 
-def per_letter(true: Labels, predicted: Labels, labels: Sequence[str]) -> dict[str, Any]:
-    """Precision, recall, F1 and support of each label, their averages, the confusions, and the text report.
+def per_letter(true: Labels, predicted: Labels, labels: Sequence[str], groups: Groups) -> dict[str, Any]:
+    """Precision, recall, F1 and support of each label, their averages, and the confusions.
+
+    The interval of a letter's recall resamples its groups of pictures (``score``).
 
     ``labels`` fixes rows and order, whatever letters occur, so that a missing letter shifts nothing.
     """
@@ -87,8 +90,10 @@ def per_letter(true: Labels, predicted: Labels, labels: Sequence[str]) -> dict[s
         "labels": list(labels),
         "per_letter": [
             {"letter": label, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
+            | _recall_interval(true == label, predicted == label, groups)
             for label, p, r, f, n in zip(labels, *values, strict=True)
         ],
+        "look_alikes": _look_alikes(true, predicted),
         **{f"{name}_average": _average(true, predicted, name) for name in ("macro", "weighted")},
         "confused_pairs": _confused_pairs(confusion, labels),
         "confusion": confusion.tolist(),
@@ -120,6 +125,27 @@ def _average(true: Labels, predicted: Labels, name: str) -> dict[str, float]:
     present = np.unique(true)
     p, r, f, _ = precision_recall_fscore_support(true, predicted, labels=present, average=name, zero_division=0)
     return {"precision": float(p), "recall": float(r), "f1": float(f), "support": len(true)}
+
+
+def _recall_interval(own: NDArray[np.bool_], named: NDArray[np.bool_], groups: Groups) -> dict[str, Any]:
+    """Interval of the share of a letter's pictures that is named so, and their groups; none without pictures."""
+    if not own.any():
+        return {"groups": 0, "recall_interval": None}
+    found = score(own[own].astype(str), named[own].astype(str), groups[own])
+    return {"groups": found["groups"], "recall_interval": found["accuracy_interval"]}
+
+
+def _look_alikes(true: Labels, predicted: Labels) -> list[dict[str, Any]]:
+    """Of each set of letters that look alike: pictures, and the shares named right and taken for another of the set."""
+    found = []
+    for letters in LOOK_ALIKES:
+        own = np.isin(true, list(letters))
+        if own.any():
+            right = true[own] == predicted[own]
+            within = ~right & np.isin(predicted[own], list(letters))
+            shares = {"right": float(right.mean()), "within": float(within.mean())}
+            found.append({"letters": letters, "pictures": int(own.sum())} | shares)
+    return found
 
 
 def _confused_pairs(confusion: NDArray[np.int64], labels: Sequence[str]) -> list[dict[str, Any]]:

@@ -81,6 +81,14 @@ class _Average(BaseModel):
 
 class _LetterScore(_Average):
     letter: str
+    recall_interval: tuple[float, float] | None = None
+
+
+class _LookAlikes(BaseModel):
+    letters: str
+    pictures: NonNegativeInt
+    right: float
+    within: float
 
 
 class _ConfusedPair(BaseModel):
@@ -129,6 +137,7 @@ class _Metrics(BaseModel):
     macro_average: _Average
     weighted_average: _Average
     confused_pairs: list[_ConfusedPair]
+    look_alikes: list[_LookAlikes] = []
     confusion: list[list[NonNegativeInt]]
     split: _Split | None = None  # none for an evaluation on another data set
     unreadable: NonNegativeInt = 0
