@@ -74,7 +74,8 @@ def _fuzz(target: str, seconds: int, scratch: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     with atheris.instrument_imports(include=["fingerspell", "PIL", "zipfile", "tarfile", "tomllib", "csv"]):
         from fingerspell import archive, images
-        from fuzz.targets import CORPUS, TARGETS as RUN
+        from fuzz.targets import CORPUS
+        from fuzz.targets import TARGETS as RUN
 
     archive.MAX_MEMBER_BYTES, images.MAX_PIXELS = _MEMBER_BYTES, _PIXELS
     crashes, corpus = scratch / "crashes", scratch / "corpus" / target

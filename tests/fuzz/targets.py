@@ -30,7 +30,8 @@ _PICTURES = ["A/A1.png", "A/A2.png", "B/B1.png"]
 def archive(data: bytes, folder: Path) -> bool:
     """A zip or tar file, and the same bytes below gzip, where chance alone would hardly reach: open, scan, inspect."""
     packed = b"" if data.startswith(b"PK") else gzip.compress(data, 1)
-    return any([_inspected(content, folder) for content in (data, packed) if content])
+    read = [_inspected(content, folder) for content in (data, packed) if content]
+    return any(read)
 
 
 def image(data: bytes, _folder: Path) -> bool:
@@ -86,7 +87,8 @@ def csv(data: bytes, _folder: Path) -> bool:
         lambda: splits.read_groups(data, "signer", _PICTURES),
         lambda: explanation.read_boxes(data, _PICTURES),
     ]
-    return any([_reads(reader) for reader in readers])
+    read = [_reads(reader) for reader in readers]
+    return any(read)
 
 
 TARGETS: dict[str, Callable[[bytes, Path], bool]] = {
