@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fingerspell.dataset import Picture
 from fingerspell.errors import SplitError
+from fingerspell.neighbours import NEAR
 from fingerspell.recipes import Protocol, SplitOptions
 from fingerspell.splits import Split, read_groups, split_pictures
 
@@ -588,11 +589,18 @@ class TestBursts:
         assert Counter(p.label for p in result.test) == {"A": 40, "B": 80}
 
     def test_a_letter_with_one_burst_is_cut_and_named(self) -> None:
-        pictures = self.scenes("A", [10] * 10) + self.scenes("J", [100])
-        result = split_pictures(pictures, SplitOptions(protocol="bursts", guard=3), seed=0)
-        assert [p.frame for p in result.test if p.label == "J"] == list(range(20))
-        assert min(p.frame or 0 for p in result.validation if p.label == "J") == 20 + 3
+        drifting = [  # each frame differs from the one before in one bit: a chain whose ends are far apart
+            Picture(f"J/J{n}.jpg", "J", sha256=f"J{n}", frame=n, dhash=f"{(1 << min(n, 64)) - 1:016x}")
+            for n in range(60)
+        ]
+        result = split_pictures(self.scenes("A", [10] * 10) + drifting, OPTIONS["bursts"], seed=0)
+        frames = {role: [p.frame for p in getattr(result, role) if p.label == "J"] for role in ("test", "validation")}
+        assert frames == {"test": list(range(24, 36)), "validation": list(range(36 + NEAR, 48))}
         assert "Fewer than 3 bursts of J: cut into stretches of film instead" in " ".join(result.notes)
+
+    def test_a_letter_whose_pictures_are_all_alike_is_not_tested(self) -> None:
+        result = split_pictures(self.scenes("A", [10] * 10) + self.scenes("J", [30]), OPTIONS["bursts"], seed=0)
+        assert {p.label for p in result.test} == {"A"}
 
     def test_a_letter_that_cannot_be_cut_is_not_tested_and_named(self) -> None:
         pictures = self.scenes("A", [10] * 10) + [replace(p, frame=None) for p in self.scenes("J", [30])]

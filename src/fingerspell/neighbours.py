@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Hashes = NDArray[np.uint8]
 
 NEAR = 5  # bits; the distance that audits of this field's sets use
+_CHANCE = 0.01  # of pairs that may be near-copies by chance
 _CHUNK = 256  # pictures whose neighbours are listed at once: bounds memory even where all pictures are alike
 
 
@@ -55,29 +56,28 @@ def has_near_copy(pictures: Sequence[Picture], among: Sequence[Picture]) -> NDAr
     return found
 
 
-def near_lag(pictures: Sequence[Picture], share: float = 0.01) -> int:
-    """Frames after which a film has moved on: beyond this distance at most ``share`` of its pairs are near-copies.
+def near_lag(pictures: Sequence[Picture]) -> int:
+    """Frames after which a film has moved on: pairs further apart are hardly more often near-copies than any two.
 
     Measured on the pictures of each letter in frame order, all of which must have a frame number.
     """
     films = []
     for rows in _rows_by_label(pictures):
         film = sorted((pictures[row] for row in rows), key=lambda picture: picture.frame or 0)
-        frames = np.array([picture.frame for picture in film])
-        films.append((frames, np.unpackbits(_hashes(film), axis=1)))
+        films.append((np.array([picture.frame for picture in film]), np.unpackbits(_hashes(film), axis=1)))
     longest = max(len(frames) for frames, _ in films)
-    lag = 1
-    gap = 0
-    while lag < longest:
-        near, gaps = [], []
-        for frames, bits in films:
-            near.append((bits[lag:] != bits[:-lag]).sum(axis=1) <= NEAR)
-            gaps.append(frames[lag:] - frames[:-lag])
-        if np.concatenate(near).mean() <= share:
-            return gap
-        gap = int(np.median(np.concatenate(gaps)))
+    limit = max(_CHANCE, 1.5 * _near_share(films, longest // 2))  # half a film apart is as far as any
+    lag, gap = 1, 0
+    while lag < longest // 2 and _near_share(films, lag) > limit:
+        gap = int(np.median(np.concatenate([frames[lag:] - frames[:-lag] for frames, _ in films])))
         lag += max(1, lag // 4)
     return gap
+
+
+def _near_share(films: Sequence[tuple[NDArray[np.int64], NDArray[np.uint8]]], lag: int) -> float:
+    """Share of near-copies among pictures that stand ``lag`` places apart in a film."""
+    near = [(bits[lag:] != bits[:-lag]).sum(axis=1) <= NEAR for _, bits in films if 0 < lag < len(bits)]
+    return float(np.concatenate(near).mean()) if near else 0.0
 
 
 def _rows_by_label(pictures: Iterable[Picture]) -> list[list[int]]:

@@ -271,7 +271,7 @@ def _bursts(
         if len(members) >= 3:
             divisions.append(_whole_bursts(list(members.values()), options, rng))
         else:
-            stretches = _stretches(letter, options, _guard(letter, options)) if _is_film(letter) else None
+            stretches = _unlike_stretches(letter, options) if _is_film(letter) else None
             if stretches and stretches.pool and stretches.validation:
                 cut.append(letter)
                 divisions.append(stretches)
@@ -280,7 +280,8 @@ def _bursts(
                 divisions.append(_Division([], letter))
     if cut:
         notes.append(
-            f"Fewer than 3 bursts of {_names(cut)}: cut into stretches of film instead, with unused frames at the cuts."
+            f"Fewer than 3 bursts of {_names(cut)}: cut into stretches of film instead, without the near-copies of test "
+            "pictures."
         )
     if untested:
         notes.append(
@@ -289,6 +290,18 @@ def _bursts(
         )
     notes.append(f"Whole bursts of near-copies are on one side; test is part {options.fold} of {options.folds}.")
     return _joined(divisions, notes)
+
+
+def _unlike_stretches(letter: list[Picture], options: SplitOptions) -> _Division:
+    """Film of one letter, cut into folds, less the pictures that are near-copies of test pictures."""
+    from fingerspell.neighbours import has_near_copy
+
+    cut = _stretches(letter, options, guard=0)
+    pool, validation = (
+        [p for p, near in zip(part, has_near_copy(part, cut.test), strict=True) if not near]
+        for part in (cut.pool, cut.validation or [])
+    )
+    return _Division(cut.test, pool, validation)
 
 
 def _is_film(letter: list[Picture]) -> bool:

@@ -114,7 +114,7 @@ _ADAPTER = TypeAdapter(Recipe)
 # that would do nothing expects something else.
 _GOES_WITH = {
     "split.test_per_class": ("split.protocol", ("first-per-class",)),
-    "split.guard": ("split.protocol", ("blocks", "bursts")),
+    "split.guard": ("split.protocol", ("blocks",)),
     "split.fold": ("split.protocol", ("random", "blocks", "bursts", "groups")),
     "split.groups": ("split.protocol", ("groups",)),
     "head.mlp.epochs": ("head.kind", ("mlp",)),
