@@ -114,7 +114,7 @@ class TestFiles:
 
     def test_what_is_written_down_is_complete(self) -> None:
         written = tomllib.loads(load_recipe("real").to_toml())
-        assert written["split"].keys() == asdict(SplitOptions()).keys() - {"groups"}  # None is left out
+        assert written["split"].keys() == asdict(SplitOptions()).keys() - {"groups", "guard"}  # None is left out
         assert written["head"]["linear"]["strengths"] == [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
 
     def test_a_file_may_leave_out_what_has_a_default(self, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ class TestFiles:
             ('name = "a/b"', "name = 'a/b': String should match pattern '^[\\w.-]+$'. Correct that value."),
             (
                 'name = "x"\nsede = 1',
-                "sede is unknown; expected one of name, seed, split, features, head. Correct that",
+                "sede is unknown; expected one of name, seed, split, features, head, risk. Correct that",
             ),
             (
                 'name = "x"\n[head]\nkind = "mlp"\n[head.mlp]\nepoch = 5',
@@ -163,7 +163,11 @@ class TestFiles:
 
 OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("seed", -1, "Input should be greater than or equal to 0"),
-    ("split.protocol", "rondom", "Input should be 'first-per-class', 'folders', 'random', 'blocks' or 'groups'"),
+    (
+        "split.protocol",
+        "rondom",
+        "Input should be 'first-per-class', 'folders', 'random', 'blocks', 'bursts' or 'groups'",
+    ),
     ("split.test_per_class", 0, "Input should be greater than or equal to 1"),
     ("split.folds", 1, "Input should be greater than or equal to 2"),
     ("split.fold", -1, "Input should be greater than or equal to 0"),
@@ -222,7 +226,7 @@ class TestOverride:
         ("name", "reason"),
         [
             ("split.sampel", "split.sampel is unknown; expected one of protocol, test_per_class, folds,"),
-            ("spilt.sample", "spilt is unknown; expected one of name, seed, split, features, head."),
+            ("spilt.sample", "spilt is unknown; expected one of name, seed, split, features, head, risk."),
             ("head.mpl.epochs", "head.mpl is unknown; expected one of kind, mlp, linear."),
         ],
     )

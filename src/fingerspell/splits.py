@@ -280,7 +280,7 @@ def _bursts(
                 divisions.append(_Division([], letter))
     if cut:
         notes.append(
-            f"Fewer than 3 bursts of {_names(cut)}: cut into stretches of film instead, without the near-copies of test "
+            f"Fewer than 3 bursts of {_names(cut)}: cut into stretches of film instead, less the near-copies of test "
             "pictures."
         )
     if untested:
