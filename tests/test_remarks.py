@@ -39,6 +39,7 @@ def score(accuracy: float, half_width: float = 0.01) -> dict[str, Any]:
     interval = [accuracy - half_width, accuracy + half_width]
     return {
         "pictures": 2600,
+        "groups": 321,
         "accuracy": accuracy,
         "accuracy_interval": interval,
         "macro_f1": accuracy,
@@ -119,7 +120,7 @@ def test_leak_comes_first_and_loud(metrics: dict[str, Any]) -> None:
     first, second = remarks(metrics, epochs(FALLING))
     assert first == reference_leak(metrics)
     assert first.startswith("Do not quote this score: the test pictures were allowed into training.")
-    assert second.startswith("Few test pictures")
+    assert second.startswith("Few independent test pictures")
 
 
 @pytest.mark.parametrize(("half_width", "expected"), [(0.049, False), (0.051, True)])
