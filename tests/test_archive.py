@@ -464,3 +464,13 @@ def test_bad_members_are_rows_of_the_data_set_and_the_rest_is_read(tmp_path: Pat
         "A/bad.png": "damaged in the archive (Bad CRC-32 for file 'A/bad.png')",
     }
     assert [p.id for p in dataset.letters()] == list(alphabet(4))
+
+
+def test_a_zip_end_that_speaks_of_several_disks(tmp_path: Path) -> None:
+    """Found by fuzzing: asking such a file whether it is a zip raises."""
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 1, 0, 2)  # zip64: the second number of disks is not 1
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0, 0, 0, 0, 0)
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"something else" + bytes(60) + locator + end)
+    with pytest.raises(ArchiveError, match="span multiple disks"):
+        open_archive(path)

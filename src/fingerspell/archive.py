@@ -200,7 +200,7 @@ def open_archive(path: Path | str) -> Archive:
         return ZipArchive(path)
     if _starts_with(path, _TAR_MAGIC) or tarfile.is_tarfile(path):
         return TarArchive(path)
-    if zipfile.is_zipfile(path):  # something before the first entry, as in a program that unpacks itself
+    if _ends_as_zip(path):  # something before the first entry, as in a program that unpacks itself
         return ZipArchive(path)
     raise ArchiveError(
         f"{path}: neither a zip file nor a tar file nor a folder. Pack the class folders (A/, B/, ...) as one of these."
@@ -261,6 +261,14 @@ def _fingerprint(path: Path, lines: Iterable[str]) -> str:
 
 def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
+
+
+def _ends_as_zip(path: Path) -> bool:
+    """Whether a file ends as zip files do, even if what stands there is wrong (``is_zipfile`` then raises)."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True
 
 
 def _starts_with(path: Path, magics: tuple[bytes, ...]) -> bool:
