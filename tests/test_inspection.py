@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from conftest import REPOSITORY
 from fingerspell.alphabet import LETTERS, is_letter
 from fingerspell.archive import Archive, open_archive
 from fingerspell.dataset import Dataset, Picture, scan
@@ -168,3 +170,13 @@ def test_looks_are_remembered(films: Path, tmp_path: Path, monkeypatch: pytest.M
         (remembered,) = tmp_path.iterdir()
         remembered.write_text("[[1, 2]]")
         np.testing.assert_array_equal(measure(archive, letters, memory=tmp_path).sharpness, first.sharpness)
+
+
+def test_every_code_is_in_the_documents() -> None:
+    code = (REPOSITORY / "src" / "fingerspell" / "inspection.py").read_text()
+    found = dict(re.findall(r'"(FS\d{3})",\s*"([^"]+)"', code))
+    documented = dict(
+        re.findall(r"^\| (FS\d{3}) \| ([^|]+) \|", (REPOSITORY / "docs" / "findings.md").read_text(), re.MULTILINE)
+    )
+    assert found == documented
+    assert len(found) == 17

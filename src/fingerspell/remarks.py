@@ -120,8 +120,8 @@ def wide_interval(metrics: Metrics) -> str | None:
     if high - low <= WIDE_INTERVAL:
         return None
     return (
-        f"Few independent test pictures ({score['pictures']:,} in {score['groups']:,} bursts): the accuracy may well lie "
-        f"anywhere from {low:.3f} to {high:.3f}. Small differences between models cannot be seen with them."
+        f"Few independent test pictures ({score['pictures']:,} in {score['groups']:,} bursts): the accuracy may well "
+        f"lie anywhere from {low:.3f} to {high:.3f}. Small differences between models cannot be seen with them."
     )
 
 
