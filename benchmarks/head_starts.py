@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def keras(sets: Sets, arguments: argparse.Namespace) -> list[float]:
     """Test accuracies from as many starts in Keras."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.npz"
-        arrays = {f"{role}_features": examples.features for role, examples in sets.items()}
+        arrays: dict[str, Any] = {f"{role}_features": examples.features for role, examples in sets.items()}
         arrays |= {f"{role}_targets": examples.targets for role, examples in sets.items()}
         np.savez(path, **arrays)
         script = str(Path(__file__).with_name("head_starts_keras.py"))
