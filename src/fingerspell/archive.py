@@ -122,7 +122,7 @@ class ZipArchive(Archive):
             raise ArchiveError(
                 f"{path}: not a whole zip file ({_reason(error)}). Probably cut while downloading: fetch it again."
             ) from error
-        infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         self._infos = {_clean(info.filename): info for info in infos}  # of two entries of one name the last one counts
         self.members = tuple(Member(name, i.file_size, _zip_problem(name, i)) for name, i in self._infos.items())
         self.fingerprint = _fingerprint(path, (f"{name} {i.file_size} {i.CRC}" for name, i in self._infos.items()))

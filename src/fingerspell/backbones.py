@@ -20,9 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from fingerspell.cache import stem
+from fingerspell.cache import remember, stem
 from fingerspell.errors import BackboneError
-from fingerspell.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -185,7 +184,7 @@ def load_backbone(
         with suppress(ValueError, LookupError, TypeError, AttributeError):  # damaged from outside: load it again
             return _from_json(name, remembered.read_text("utf-8"), load)
     backbone = Backbone.of(name, load())
-    write_text(remembered, _to_json(backbone))
+    remember(remembered, _to_json(backbone).encode())
     return backbone
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from fingerspell.files import is_temporary
+from fingerspell.errors import CacheError
+from fingerspell.files import is_temporary, write_bytes
 
 _SIDECARS = ("-wal", "-shm")  # SQLite's own, beside the file they belong to
 
@@ -55,6 +56,23 @@ def stem(name: str, identity: str) -> str:
     """File name, without its suffix, for what belongs to a backbone's ``name`` and to all of ``identity``."""
     readable = re.sub(r"[^\w.-]+", "_", name)
     return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+def remember(path: Path, data: bytes) -> None:
+    """Write a file of the cache, atomically.
+
+    Raises
+    ------
+    CacheError
+        If the folder cannot be written or the disk is full.
+    """
+    try:
+        write_bytes(path, data)
+    except OSError as error:
+        raise CacheError(
+            f"{path}: the cache cannot be written ({error.strerror or error}). Free disk space, or point "
+            "FINGERSPELL_CACHE at another folder."
+        ) from error
 
 
 def entries() -> list[CacheEntry]:

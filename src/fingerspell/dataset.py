@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from fingerspell import images
 from fingerspell.alphabet import is_letter, label_of
+from fingerspell.cache import remember
 from fingerspell.errors import DatasetError, UnreadableError
-from fingerspell.files import csv_text, write_text
+from fingerspell.files import csv_text
 from fingerspell.progress import silent
 from fingerspell.streams import ordered_map
 
@@ -185,7 +186,7 @@ def scan(archive: Archive, *, memory: Path | None = None, on_progress: Progress 
         on_progress("Reading pictures", len(pictures), len(members))
     dataset = Dataset(name, tuple(pictures), ignored)
     if remembered:
-        write_text(remembered, _to_json(dataset))
+        remember(remembered, _to_json(dataset).encode())
     return dataset
 
 

@@ -110,7 +110,9 @@ def read_boxes(data: bytes, ids: Sequence[str]) -> dict[str, Box]:
     """
     try:
         rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig")), strict=True))
-        boxes = {row["path"]: Box(*(float(row[name]) for name in ("left", "top", "right", "bottom"))) for row in rows}
+        boxes = {
+            str(row["path"]): Box(*(float(row[name]) for name in ("left", "top", "right", "bottom"))) for row in rows
+        }
     except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
         raise DatasetError(
             f"the boxes file is no csv file with the columns path, left, top, right, bottom ({error!r}). "
@@ -121,9 +123,9 @@ def read_boxes(data: bytes, ids: Sequence[str]) -> dict[str, Box]:
             raise DatasetError(f"the boxes file: {path} has {box}; expected 0 <= left < right <= 1, and so downwards.")
     found = {}
     for picture in ids:
-        path = next((ending for ending in _endings(picture) if ending in boxes), None)
-        if path is not None:
-            found[picture] = boxes[path]
+        known = [ending for ending in _endings(picture) if ending in boxes]
+        if known:
+            found[picture] = boxes[known[0]]
     if not found:
         raise DatasetError(
             f"the boxes file names none of the {len(ids)} pictures (it has {', '.join(list(boxes)[:2]) or 'no rows'}; "

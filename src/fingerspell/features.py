@@ -154,7 +154,9 @@ class FeatureStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, PermissionError, FileExistsError, NotADirectoryError) as error:
+        except CacheError:
+            raise
+        except (sqlite3.Error, OSError) as error:
             raise CacheError(
                 f"{self.path}: the feature cache cannot be used ({error}). Free disk space or delete this file, "
                 "or point FINGERSPELL_CACHE at another folder."

@@ -31,9 +31,8 @@ from torch import nn
 
 from fingerspell import images
 from fingerspell.alphabet import LETTERS
-from fingerspell.cache import stem
+from fingerspell.cache import remember, stem
 from fingerspell.errors import CacheError
-from fingerspell.files import write_bytes
 from fingerspell.rendering import render_letter
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def backbone_graph(backbone: Backbone, folder: Path) -> Path:
     """Float32 graph of a backbone, exported if it is not there yet."""
     path = _path(backbone, folder, ".onnx")
     if not path.exists():
-        write_bytes(path, _export(backbone))
+        remember(path, _export(backbone))
     return path
 
 
@@ -102,7 +101,7 @@ def int8_graph(backbone: Backbone, folder: Path) -> Path:
     """Graph of a backbone with 8-bit convolutions, made if it is not there yet; see ``read_agreement``."""
     path = _path(backbone, folder, ".int8.onnx")
     if not path.exists():
-        write_bytes(path, _quantise(backbone_graph(backbone, folder), backbone.preprocessing.size))
+        remember(path, _quantise(backbone_graph(backbone, folder), backbone.preprocessing.size))
     return path
 
 
@@ -117,7 +116,7 @@ def keep_graph(backbone: Backbone, exported: Path, folder: Path) -> None:
     path = _path(backbone, folder, ".onnx")
     if not path.exists():
         part = Extractor(_load(exported)).extract_model(["pictures"], ["features"])
-        write_bytes(path, part.SerializeToString())
+        remember(path, part.SerializeToString())
 
 
 def classifier(graph: Path, head: nn.Module) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fingerspell import images
-from fingerspell.files import write_text
+from fingerspell.cache import remember
 from fingerspell.progress import silent
 from fingerspell.streams import ordered_map
 
@@ -69,7 +69,7 @@ def measure(
         measured.append(row)
         on_progress("Looking at pictures", len(measured), len(pictures))
     if remembered:
-        write_text(remembered, json.dumps(measured))
+        remember(remembered, json.dumps(measured).encode())
     return Looks(*np.array(measured, np.float32).reshape(-1, 4).T)
 
 

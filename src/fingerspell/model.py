@@ -230,7 +230,7 @@ def predictions(
 def _check_format(folder: Path, content: bytes) -> None:
     """Refuse another version before anything else is asked of the card; damage is left to those who come after."""
     found = None
-    with suppress(ValueError, AttributeError):
+    with suppress(ValueError, AttributeError, RecursionError):
         found = json.loads(content).get("format")
     if isinstance(found, int) and found != FORMAT:
         raise ModelError(

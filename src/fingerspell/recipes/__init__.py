@@ -97,7 +97,7 @@ class Recipe:
     """Everything that decides a run besides the archive."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0  # torch takes 64 bits
     split: SplitOptions = field(default_factory=SplitOptions)
     features: FeatureOptions = field(default_factory=FeatureOptions)
     head: HeadOptions = field(default_factory=HeadOptions)
@@ -142,9 +142,11 @@ def load_recipe(name_or_path: str) -> Recipe:
     else:
         raise RecipeError(f"no recipe {name_or_path!r}. Expected one of {', '.join(names())}, or a .toml file.")
     try:
-        return _ADAPTER.validate_python(tomllib.loads(data.decode("utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{name_or_path}: not a TOML file ({error}).") from error
+    try:
+        return _ADAPTER.validate_python(content)
     except ValidationError as error:
         raise RecipeError(f"{name_or_path}: {_explain(error)}") from error
 
