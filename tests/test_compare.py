@@ -58,6 +58,8 @@ def test_matrix(trained: Path, letters_zip: Path, strangers: Path, tmp_path: Pat
     with (trained / "linear" / "split.csv").open(newline="") as file:
         tests = [row["id"] for row in csv.DictReader(file) if row["role"] == "test"]
     assert own["letters"]["pictures"] == len(tests) == 40
+    assert own["calibration_error"] < foreign["calibration_error"]  # it is as sure of what has changed its looks
+    assert foreign["wrong_of_named"] > 0.5
     metrics = json.loads((trained / "linear" / "metrics.json").read_text())
     assert own["letters"]["accuracy"] == pytest.approx(metrics["scores"]["letters"]["accuracy"], abs=0.03)
     assert foreign["letters"]["pictures"] == 24

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fingerspell import cache, metrics
+from fingerspell import cache, calibration, metrics
 from fingerspell.alphabet import LETTERS, STATIC_LETTERS
 from fingerspell.archive import open_archive
 from fingerspell.backbones import backbone_of
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fingerspell.archive import Archive
+    from fingerspell.calibration import Probabilities
     from fingerspell.dataset import Dataset, Picture
     from fingerspell.progress import Progress
 
@@ -73,6 +74,10 @@ class Answered:
     ids : array (answers,)
     true, predicted : array (answers,)
         Letters.
+    confidence : array (answers,)
+        Probability of the predicted letter.
+    named : array (answers,)
+        Whether that is enough for the model to name it.
     groups : array (answers,)
         Bursts of the archive.
     own : bool
@@ -82,6 +87,8 @@ class Answered:
     ids: NDArray[np.str_]
     true: metrics.Labels
     predicted: metrics.Labels
+    confidence: NDArray[np.float32]
+    named: NDArray[np.bool_]
     groups: metrics.Groups
     own: bool
 
@@ -134,6 +141,7 @@ def summarise(cells: dict[tuple[str, str], Answered], cards: dict[str, Any]) -> 
         "cells": [
             {"model": model, "archive": archive, "own": answered.own}
             | metrics.scores(answered.true, answered.predicted, answered.groups)
+            | _sureness(answered)
             for (model, archive), answered in cells.items()
         ],
         "pairs": [
@@ -155,16 +163,21 @@ def _model_folder(path: Path) -> Path | None:
 def _answers(models: dict[Path, Model], archive: Archive, dataset: Dataset, on_progress: Progress) -> Answered:
     pictures = dataset.letters()
     numbers = dict(zip((p.id for p in pictures), bursts(pictures).tolist(), strict=True))
-    asked, predicted, own = [], [], False
+    asked, letters, sure, named, own = [], [], [], [], False
     for folder, model in models.items():
         own = model.card.trained_on["pictures_sha256"] == dataset.digest
         some = _unseen(folder, pictures) if own else list(pictures)
         asked += some
-        predicted.append(_predict(folder, model, archive, some, on_progress))
+        found = _probabilities(folder, model, archive, some, on_progress)
+        letters.append(np.array(model.card.labels)[found.argmax(axis=1)])
+        sure.append(found.max(axis=1))
+        named.append(sure[-1] >= model.card.threshold)
     return Answered(
         ids=np.array([p.id for p in asked]),
         true=np.array([p.label for p in asked]),
-        predicted=np.concatenate(predicted),
+        predicted=np.concatenate(letters),
+        confidence=np.concatenate(sure),
+        named=np.concatenate(named),
         groups=np.array([numbers[p.id] for p in asked]),
         own=own,
     )
@@ -186,9 +199,9 @@ def _unseen(folder: Path, pictures: Sequence[Picture]) -> list[Picture]:
     return found
 
 
-def _predict(
+def _probabilities(
     folder: Path, model: Model, archive: Archive, pictures: Sequence[Picture], on_progress: Progress
-) -> metrics.Labels:
+) -> Probabilities:
     import torch
 
     head = read_head(folder, model.card.head)
@@ -199,9 +212,18 @@ def _predict(
     with open_store(cache.features_folder(), engine) as store:
         extract(archive, pictures, engine, store, views=original, on_progress=on_progress)
         features = store.load(pictures, original)[:, 0]
-    best = probabilities(head, torch.from_numpy(features)).argmax(dim=1).numpy()
-    letters: metrics.Labels = np.array(model.card.labels)[best]
-    return letters
+    result: Probabilities = probabilities(head, torch.from_numpy(features)).numpy()
+    return result
+
+
+def _sureness(answered: Answered) -> dict[str, Any]:
+    """What is left of a model's calibration on these pictures, and of the risk that its threshold was chosen for."""
+    right, named = answered.predicted == answered.true, answered.named
+    return {
+        "calibration_error": calibration.calibration_error(answered.confidence, right),
+        "named": float(named.mean()),
+        "wrong_of_named": float((~right[named]).mean()) if named.any() else None,
+    }
 
 
 def _paired(one: Answered, other: Answered) -> dict[str, Any]:
@@ -231,14 +253,13 @@ def _paired(one: Answered, other: Answered) -> dict[str, Any]:
 def _write(out: Path, result: dict[str, Any]) -> None:
     write_text(out / "comparison.json", json.dumps(result, indent=1) + "\n")
     measures = ("accuracy", "low", "high", "pictures", "groups")
-    header = ["model", "archive", "own", *measures, *(f"static_{name}" for name in measures)]
+    sureness = ("calibration_error", "named", "wrong_of_named")
+    header = ["model", "archive", "own", *measures, *(f"static_{name}" for name in measures), *sureness]
     rows = [
         [
-            cell["model"],
-            cell["archive"],
-            int(cell["own"]),
-            *_cells(cell["letters"]),
-            *_cells(cell.get("static_letters")),
+            *(cell["model"], cell["archive"], int(cell["own"])),
+            *(*_cells(cell["letters"]), *_cells(cell.get("static_letters"))),
+            *("" if cell[name] is None else f"{cell[name]:.4f}" for name in sureness),
         ]
         for cell in result["cells"]
     ]
