@@ -124,9 +124,11 @@ def compare(
     for path in archives:
         with open_archive(path) as archive:
             dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
+            pictures = dataset.letters()
+            numbers = dict(zip((p.id for p in pictures), bursts(pictures).tolist(), strict=True))
             for entry in entries:
                 named = {folder: models[folder] for folder in entry.folders}
-                cells[entry.name, path.stem] = _answers(named, archive, dataset, on_progress)
+                cells[entry.name, path.stem] = _answers(named, archive, dataset, numbers, on_progress)
     result = summarise(cells, {entry.name: models[entry.folders[0]].card for entry in entries})
     _write(out, result)
     return result
@@ -160,9 +162,11 @@ def _model_folder(path: Path) -> Path | None:
     return None
 
 
-def _answers(models: dict[Path, Model], archive: Archive, dataset: Dataset, on_progress: Progress) -> Answered:
+def _answers(
+    models: dict[Path, Model], archive: Archive, dataset: Dataset, numbers: dict[str, int], on_progress: Progress
+) -> Answered:
+    """Answers of a row on an archive whose pictures have these numbers of bursts."""
     pictures = dataset.letters()
-    numbers = dict(zip((p.id for p in pictures), bursts(pictures).tolist(), strict=True))
     asked, letters, sure, named, own = [], [], [], [], False
     for folder, model in models.items():
         own = model.card.trained_on["pictures_sha256"] == dataset.digest
