@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{name}: {value}")
 
 
+@pytest.fixture(scope="session")
+def fake_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Graph of the fake backbone: torch's exporter takes seconds, which every run on an empty cache would spend."""
+    from fingerspell.graphs import backbone_graph
+    from fingerspell.testing import fake_backbone
+
+    return backbone_graph(fake_backbone(), tmp_path_factory.mktemp("graphs"))
+
+
+def cache_with(graph: Path, folder: Path) -> Path:
+    """Cache in a folder, with nothing in it but a graph."""
+    (folder / "graphs").mkdir(parents=True)
+    shutil.copy(graph, folder / "graphs")
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, fake_graph: Path) -> Path:
+    folder = cache_with(fake_graph, tmp_path_factory.mktemp("cache") / "cache")
     monkeypatch.setenv("FINGERSPELL_CACHE", str(folder))
     return folder
 

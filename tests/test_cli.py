@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from conftest import noisy_picture
+from conftest import cache_with, noisy_picture
 from fingerspell import cli, runs
 from fingerspell.recipes import load_recipe
 from fingerspell.testing import fake_backbone
@@ -24,11 +24,11 @@ def quick_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(letters_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(letters_zip: Path, fake_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fingerspell.backbones.load_backbone", lambda _name, **_: fake_backbone())
-        patch.setenv("FINGERSPELL_CACHE", str(folder / "cache"))
+        patch.setenv("FINGERSPELL_CACHE", str(cache_with(fake_graph, folder / "cache")))
         overrides = {"split.test_per_class": 10, "split.sample": 100, "head.mlp.epochs": 12}
         return runs.train(letters_zip, overrides=overrides, out=folder / "run").folder
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conftest import noisy_picture
+from conftest import cache_with, noisy_picture
 from fingerspell import runs
 from fingerspell.archive import Archive
 from fingerspell.compare import compare, entries_in
@@ -22,11 +22,11 @@ SMALL: dict[str, Any] = {"split.protocol": "random", "split.sample": 150, "head.
 
 
 @pytest.fixture(scope="module")
-def trained(letters_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(letters_zip: Path, fake_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs ``mlp`` and ``linear``, and two folds in one folder."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FINGERSPELL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("FINGERSPELL_CACHE", str(cache_with(fake_graph, folder / "cache")))
         patch.setattr("fingerspell.backbones.load_backbone", lambda _name, **_: fake_backbone())
         patch.setattr("fingerspell.reporting.write_report", lambda *_: None)
         linear = SMALL | {"head.kind": "linear", "head.mlp.epochs": None}

@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import cache_with
 from fingerspell import cli, runs
 from fingerspell.archive import open_archive
 from fingerspell.dataset import Dataset, scan
@@ -49,12 +50,12 @@ def quick_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(letters_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(letters_zip: Path, fake_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a finished run, and in ``cache`` what it remembered."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fingerspell.backbones.load_backbone", lambda _name, **_: fake_backbone())
-        patch.setenv("FINGERSPELL_CACHE", str(folder / "cache"))
+        patch.setenv("FINGERSPELL_CACHE", str(cache_with(fake_graph, folder / "cache")))
         runs.train(letters_zip, overrides=SMALL, out=folder / "run")
     return folder
 

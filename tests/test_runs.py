@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from conftest import noisy_picture
+from conftest import cache_with, noisy_picture
 from fingerspell import runs
 from fingerspell.archive import Archive, open_archive
 from fingerspell.backbones import Backbone
@@ -65,11 +65,11 @@ def quick_backbone(monkeypatch: pytest.MonkeyPatch) -> list[Backbone]:
 
 
 @pytest.fixture(scope="module")
-def first_run(letters_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[runs.Run, Path]:
+def first_run(letters_zip: Path, fake_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[runs.Run, Path]:
     """One run for the whole module, and the cache that it filled."""
     folder = tmp_path_factory.mktemp("first")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FINGERSPELL_CACHE", str(folder / "cache"))
+        patch.setenv("FINGERSPELL_CACHE", str(cache_with(fake_graph, folder / "cache")))
         patch.setattr("fingerspell.backbones.load_backbone", lambda _name, **_: fake_backbone())
         return runs.train(letters_zip, overrides=SMALL, out=folder / "run"), folder / "cache"
 
@@ -144,9 +144,9 @@ def test_second_run_reads_no_picture_and_other_head_too(
 
 
 def test_same_seed_same_files(
-    run: runs.Run, letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: runs.Run, letters_zip: Path, fake_graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FINGERSPELL_CACHE", str(tmp_path / "another cache"))
+    monkeypatch.setenv("FINGERSPELL_CACHE", str(cache_with(fake_graph, tmp_path / "another cache")))
     again = runs.train(letters_zip, overrides=SMALL, out=tmp_path / "again" / "run")
     for name in ("split.csv", "history.csv", "predictions.csv", "metrics.json", "report.txt", "recipe.toml"):
         assert (again.folder / name).read_bytes() == (run.folder / name).read_bytes(), name
@@ -400,7 +400,12 @@ print(run.extraction.vectors_computed)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
-def test_run_killed_at_three_random_moments_ends_like_one_never_killed(letters_zip: Path, tmp_path: Path) -> None:
+def test_run_killed_at_three_random_moments_ends_like_one_never_killed(
+    letters_zip: Path, fake_graph: Path, tmp_path: Path
+) -> None:
+    for cache in ("cache of the whole", "cache of the killed"):
+        cache_with(fake_graph, tmp_path / cache)
+
     def start(cache: str, out: Path) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", SLOW_RUN, str(letters_zip), str(out)],
