@@ -119,3 +119,14 @@ def test_letters_that_look_alike() -> None:
     true, predicted = np.array(list("AASSB")), np.array(list("ASAXB"))
     (fists,) = metrics.per_letter(true, predicted, list("ABSX"), each(true))["look_alikes"]
     assert fists == {"letters": "AEMNST", "pictures": 4, "right": 0.25, "within": 0.5}
+
+
+def test_quick_difference_is_near_the_bootstraps() -> None:
+    rng = np.random.default_rng(0)
+    groups = rng.integers(200, size=2000)
+    hard = rng.random(200)[groups] < 0.5  # pictures of a group are hard together
+    right, worse = rng.random(2000) < 0.9 - 0.3 * hard, rng.random(2000) < 0.8 - 0.3 * hard
+    expected = metrics.paired_difference(right, worse, groups)
+    assert metrics.quick_difference(right, worse, groups) == pytest.approx(expected, abs=0.006)
+    assert metrics.quick_difference(right, worse, np.zeros(2000, int)) == (-1.0, 1.0)
+    assert metrics.quick_difference(right, right, groups) == (0.0, 0.0)

@@ -240,7 +240,7 @@ def _paired(one: Answered, other: Answered) -> dict[str, Any]:
         own = true == letter
         if own.sum() < _FEW:
             continue
-        interval = metrics.paired_difference(right[own], other_right[own], groups[own])
+        interval = metrics.quick_difference(right[own], other_right[own], groups[own])
         if not interval[0] <= 0 <= interval[1]:
             difference = float(right[own].mean() - other_right[own].mean())
             moved.append({"letter": letter, "difference": difference, "interval": list(interval)})
