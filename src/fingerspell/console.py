@@ -61,14 +61,13 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(f"{metrics['model']}: {metrics['measured_on']}", markup=False)
     table = Table()
-    for column in ("", "accuracy", "95% interval", "macro F1", "pictures", "bursts", "leak"):
+    for column in ("", "accuracy and 95%", "macro F1", "pictures", "bursts", "leak"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name, score in metrics["scores"].items():
         low, high = score["accuracy_interval"]
         table.add_row(
             name.replace("_", " "),
-            f"{score['accuracy']:.3f}",
-            f"{low:.3f}-{high:.3f}",
+            f"{score['accuracy']:.3f} {low:.3f}-{high:.3f}",
             f"{score['macro_f1']:.3f}",
             f"{score['pictures']:,}",
             f"{score['groups']:,}",
