@@ -228,7 +228,7 @@ def test_disk_full_at_any_file_ends_with_a_message_and_the_next_run_ends_right(
 ) -> None:
     out, recipe = tmp_path / "run", tmp_path / "recipe.toml"
     shutil.copy(trained / "run" / "recipe.toml", recipe)
-    shutil.copytree(trained / "cache" / "graphs", own_cache / "graphs")
+    shutil.copytree(trained / "cache" / "graphs", own_cache / "graphs", dirs_exist_ok=True)
     for writes in (0, 1, 3, 6, 9):
         with monkeypatch.context() as patch:
             fill_disk(patch, writes)
@@ -286,7 +286,7 @@ def test_cache_that_cannot_be_written_is_named_with_the_way_out(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    own_cache.rmdir()
+    shutil.rmtree(own_cache)
     blocked = own_cache / part
     blocked.parent.mkdir(exist_ok=True)
     blocked.write_text("a file, where a folder belongs")  # permissions would not stop the super-user

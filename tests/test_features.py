@@ -205,7 +205,7 @@ def test_cache_is_listed_and_cleared(letters_zip: Path, own_cache: Path) -> None
     (own_cache / "mine.txt").write_text("not the cache's")
     (cache.scans_folder() / ".x.json.abc.partial").write_text("left by a kill")
     listed = cache.entries()
-    assert [entry.kind for entry in listed] == ["features", "scans"]
+    assert [entry.kind for entry in listed] == ["features", "graphs", "scans"]
     assert cache.clear() == sum(entry.size for entry in listed) > 400 * 24 * 4
     assert cache.entries() == []
     assert list(cache.scans_folder().iterdir()) == []
