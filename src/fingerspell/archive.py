@@ -15,6 +15,7 @@ import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Self, cast
 from fingerspell.errors import ArchiveError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 # A phone's largest JPEG has about 30 MB. A member beyond twice that is a bomb or a film, and is never read.
 MAX_MEMBER_BYTES = 64 * 2**20
@@ -72,6 +73,11 @@ class Archive(ABC):
     path: Path
     members: tuple[Member, ...]
     fingerprint: str
+
+    @property
+    def parts(self) -> Mapping[str, Archive]:
+        """Archives that this one joins, by the first step of its members' names; none for a single one."""
+        return {}
 
     def read(self, name: str) -> bytes:
         """Bytes of one member.
@@ -179,6 +185,77 @@ class FolderArchive(Archive):
 
     def _open(self, name: str) -> IO[bytes]:
         return self._paths[name].open("rb")
+
+
+class JoinedArchive(Archive):
+    """Several archives as one: a member's name is that of its archive's file, without the suffix, and its own.
+
+    They stand in the order of these names, so that the order in which they were given decides nothing.
+    """
+
+    def __init__(self, archives: Sequence[Archive]) -> None:
+        self._parts = {stem_of(archive.path): archive for archive in sorted(archives, key=lambda a: stem_of(a.path))}
+        self.path = Path(" + ".join(_name(archive.path) for archive in self._parts.values()))  # for people to read
+        self.members = tuple(
+            Member(f"{stem}/{member.name}", member.size, member.problem)
+            for stem, archive in self._parts.items()
+            for member in archive.members
+        )
+        lines = "\n".join(f"{stem} {archive.fingerprint}" for stem, archive in self._parts.items())
+        self.fingerprint = hashlib.sha256(lines.encode()).hexdigest()
+
+    @property
+    def parts(self) -> Mapping[str, Archive]:
+        """The archives, by the first step of their members' names."""
+        return self._parts
+
+    def _open(self, name: str) -> IO[bytes]:
+        stem, _, inside = name.partition("/")
+        return self._parts[stem]._open(inside)  # noqa: SLF001 - one of its own kind
+
+    def close(self) -> None:
+        """Close all of them."""
+        for archive in self._parts.values():
+            archive.close()
+
+
+def open_archives(sources: Path | str | Sequence[Path | str]) -> Archive:
+    """Open one source as ``open_archive`` does, or several as one archive.
+
+    Raises
+    ------
+    ArchiveError
+        If there is none, one cannot be opened, or two have one name.
+    """
+    paths = [Path(source) for source in ([sources] if isinstance(sources, Path | str) else sources)]
+    if not paths:
+        raise ArchiveError("no archive given: found none, expected at least one zip file, tar file or folder. Name it.")
+    if len(paths) == 1:
+        return open_archive(paths[0])
+    names = Counter(stem_of(path) for path in paths)
+    stem, count = names.most_common(1)[0]
+    if count > 1:
+        same = ", ".join(str(path) for path in paths if stem_of(path) == stem)
+        raise ArchiveError(
+            f"{same}: found {count} archives of the name {stem!r}; expected a name of its own for each, which its "
+            "pictures are known by. Rename one of them, or give it once."
+        )
+    with ExitStack() as opened:
+        archives = [opened.enter_context(open_archive(path)) for path in paths]
+        opened.pop_all()  # from here on closed by close()
+    return JoinedArchive(archives)
+
+
+def stem_of(path: Path) -> str:
+    """Name that the pictures of an archive are known by among others: the file's without its suffix, or a folder's."""
+    name = _name(path)
+    if path.is_dir():
+        return name
+    return re.sub(r"(\.tar)?\.\w+$", "", name) or name
+
+
+def _name(path: Path) -> str:
+    return _clean(path.absolute().name)  # "." has no name
 
 
 def open_archive(path: Path | str) -> Archive:

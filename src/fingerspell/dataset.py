@@ -168,6 +168,8 @@ def scan(archive: Archive, *, memory: Path | None = None, on_progress: Progress 
         If the archive holds no picture, or one class under two spellings ("a" and "A").
     """
     name = archive.path.absolute().name  # "." has no name
+    if archive.parts:
+        return _joined(name, {stem: scan(part, memory=memory, on_progress=on_progress) for stem, part in archive.parts.items()})
     remembered = memory / f"{archive.fingerprint}-{_SCAN_VERSION}.json" if memory else None
     if remembered and remembered.exists():
         with suppress(ValueError, LookupError, TypeError):  # damaged from outside: scan again
@@ -188,6 +190,15 @@ def scan(archive: Archive, *, memory: Path | None = None, on_progress: Progress 
     if remembered:
         remember(remembered, _to_json(dataset).encode())
     return dataset
+
+
+def _joined(name: str, parts: Mapping[str, Dataset]) -> Dataset:
+    """Data set of several archives: each is read by its own layout, and remembered alone."""
+    pictures = (replace(p, id=f"{stem}/{p.id}") for stem, part in parts.items() for p in part.pictures)
+    ignored = Counter[str]()
+    for part in parts.values():
+        ignored.update(part.ignored)
+    return Dataset(name, tuple(pictures), dict(ignored))
 
 
 def sort_out(members: Iterable[Member]) -> tuple[list[Member], dict[str, int]]:

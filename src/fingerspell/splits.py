@@ -5,7 +5,11 @@
 ``random``           one of k random parts of each letter; the way that flatters
 ``blocks``           one of k contiguous stretches of each letter's film, with a gap of unused frames around it
 ``bursts``           one of k sets of bursts of each letter (``neighbours``): near-copies stay on one side
-``groups``           one of k sets of groups (signers), named in a csv file: nobody stands on both sides
+``groups``           one of k sets of groups (signers): nobody stands on both sides
+``leave-one-group-out``  a named group and those below it; the others train, and validate by whole bursts
+
+Groups are the archives that are read together, and the signers in them (``groups.py``): "people/anna" lies below
+"people". ``per_group`` keeps a group with many pictures, such as a long film, from drowning the others.
 
 The test set is drawn from the seed, where it is drawn at all. Whatever a protocol says, a picture whose bytes are in
 the test set is taken out of training and validation, and one whose bytes are in validation out of training.
@@ -90,7 +94,7 @@ def split_pictures(
         which of them validate is the same for every seed, and the larger sample holds the smaller, so that features
         once computed serve again.
     groups
-        Picture id to group, for the protocol ``groups``.
+        Picture id to group, for the protocols of groups and for ``per_group``.
 
     Raises
     ------
@@ -111,12 +115,30 @@ def split_pictures(
         )
     rng = np.random.default_rng(seed)
     division = PROTOCOLS[options.protocol](pictures, options, rng, groups or {})
-    train, validation, notes = _fill(division, options)
+    train, validation, notes = _fill(division, options, groups or {})
     train, validation, dropped = _without_duplicates(train, validation, division.test, leak=options.reference_leak)
     in_order = partial(_sorted_as, pictures)
     split = Split(in_order(train), in_order(validation), in_order(division.test), dropped, (*division.notes, *notes))
-    _check(split, {picture.label for picture in pictures})
+    _check(split, {picture.label for picture in pictures} - division.untaught)
     return split
+
+
+def everybody(pictures: Sequence[Picture], options: SplitOptions, groups: Mapping[str, str]) -> Split:
+    """Split without a test set, for a model that is measured elsewhere: the pool of ``leave-one-group-out`` is all.
+
+    Parameters are those of ``split_pictures``.
+    """
+    train, validation, notes = _fill(_Division([], list(pictures), by_bursts=True), options, groups)
+    train, validation, dropped = _without_duplicates(train, validation, [], leak=False)
+    in_order = partial(_sorted_as, pictures)
+    split = Split(in_order(train), in_order(validation), (), dropped, ("All groups train.", *notes))
+    _check(split, {picture.label for picture in pictures}, roles=("validation",))
+    return split
+
+
+def is_within(name: str, group: str) -> bool:
+    """Whether a name is that of a group, or lies below it."""
+    return name == group or name.startswith(f"{group}/")
 
 
 def read_groups(data: bytes, column: str | None, ids: Sequence[str]) -> dict[str, str]:
@@ -161,12 +183,18 @@ def read_groups(data: bytes, column: str | None, ids: Sequence[str]) -> dict[str
 
 @dataclass(frozen=True)
 class _Division:
-    """What a protocol decides: the test set, who may be trained on, and a validation set if it must be its own."""
+    """What a protocol decides: the test set, who may be trained on, and a validation set if it must be its own.
+
+    Without one, validation is a share of the pool, by whole bursts or picture by picture. Letters that are untaught are
+    in no other role either.
+    """
 
     test: list[Picture]
     pool: list[Picture]
     validation: list[Picture] | None = None
     notes: tuple[str, ...] = ()
+    by_bursts: bool = False
+    untaught: frozenset[str] = frozenset()
 
 
 def _without_test_folder(pictures: Sequence[Picture]) -> tuple[list[Picture], list[str]]:
@@ -348,6 +376,27 @@ def _groups(
     return _Division(test, pool, validation, (note,))
 
 
+def _leave_one_group_out(
+    pictures: Sequence[Picture], options: SplitOptions, _rng: np.random.Generator, groups: Mapping[str, str]
+) -> _Division:
+    names = sorted({groups[picture.id] for picture in pictures}) if groups else []
+    held_out = [name for name in names if options.held_out and is_within(name, options.held_out)]
+    if not held_out or len(held_out) == len(names):
+        raise SplitError(
+            f"split leave-one-group-out: found the groups {', '.join(names) or 'none'} and --held-out "
+            f"{options.held_out}; expected the name of one of at least two groups, or of those above it. Name it, give "
+            "several archives, or say who is who: --groups FILE.csv[:COLUMN]."
+        )
+    pool = [p for p in pictures if groups[p.id] not in held_out]
+    test = [p for p in pictures if groups[p.id] in held_out]
+    untaught = frozenset(p.label for p in test) - {p.label for p in pool}
+    notes = [f"Test holds the group(s) {', '.join(held_out)}; all others train."]
+    if untaught:
+        notes.append(f"Nobody else shows {', '.join(sorted(untaught))}: nothing is measured on these letters.")
+    measured = [p for p in test if p.label not in untaught]
+    return _Division(measured, pool, notes=tuple(notes), by_bursts=True, untaught=untaught)
+
+
 PROTOCOLS: dict[str, _Protocol] = {
     "first-per-class": _first_per_class,
     "folders": _folders,
@@ -355,27 +404,79 @@ PROTOCOLS: dict[str, _Protocol] = {
     "blocks": _blocks,
     "bursts": _bursts,
     "groups": _groups,
+    "leave-one-group-out": _leave_one_group_out,
 }
 
 
-def _fill(division: _Division, options: SplitOptions) -> tuple[list[Picture], list[Picture], list[str]]:
+def _fill(
+    division: _Division, options: SplitOptions, groups: Mapping[str, str]
+) -> tuple[list[Picture], list[Picture], list[str]]:
     """Training and validation pictures: a sample of the pool, and if the protocol set none aside, a share of it.
 
     Both are the same for every seed, so that another seed needs no features of other pictures or views.
     """
-    pool, notes = _sample(division.pool, options.sample), []
-    if options.sample and options.sample > len(division.pool):
-        notes.append(f"The sample of {options.sample:,} is all of the {len(division.pool):,} pictures there are.")
+    pool, notes = division.pool, []
+    if options.per_group:
+        pool = _thinned(pool, options.per_group, groups)
+        notes.append(
+            f"At most {options.per_group:,} pictures of each letter and group train: {len(pool):,} of "
+            f"{len(division.pool):,}."
+        )
+    if options.sample and options.sample > len(pool):
+        notes.append(f"The sample of {options.sample:,} is all of the {len(pool):,} pictures there are.")
+    pool = _sample(pool, options.sample)
     if division.validation is not None:
         return pool, division.validation, notes
+    share = _share_of_bursts if division.by_bursts else _share
     train, validation = [], []
     rng = np.random.default_rng(0)
     for letter in _by_letter(pool, lambda p: p.id):
-        shuffled = [letter[i] for i in rng.permutation(len(letter))]
-        count = max(1, round(options.validation * len(letter)))
-        validation += shuffled[:count]
-        train += shuffled[count:]
+        taken, rest = share(letter, options.validation, rng)
+        validation += taken
+        train += rest
     return train, validation, notes
+
+
+def _share(letter: list[Picture], share: float, rng: np.random.Generator) -> tuple[list[Picture], list[Picture]]:
+    """A share of a letter's pictures, drawn one by one, and the rest."""
+    shuffled = [letter[i] for i in rng.permutation(len(letter))]
+    count = max(1, round(share * len(letter)))
+    return shuffled[:count], shuffled[count:]
+
+
+def _share_of_bursts(
+    letter: list[Picture], share: float, rng: np.random.Generator
+) -> tuple[list[Picture], list[Picture]]:
+    """About a share of a letter's pictures in whole bursts, as far as these fit, and the rest; of one burst none."""
+    from fingerspell.neighbours import bursts
+
+    numbers = bursts(letter)
+    order = rng.permutation(np.unique(numbers))
+    sizes = np.bincount(numbers)
+    room, taken = max(1, round(share * len(letter))), set[int]()
+    for burst in order:
+        if sizes[burst] <= room:
+            taken.add(int(burst))
+            room -= sizes[burst]
+    if not taken and len(sizes) > 1:
+        taken = {int(sizes.argmin())}
+    chosen = [int(number) in taken for number in numbers]
+    return (
+        [p for p, mine in zip(letter, chosen, strict=True) if mine],
+        [p for p, mine in zip(letter, chosen, strict=True) if not mine],
+    )
+
+
+def _thinned(pool: list[Picture], count: int, groups: Mapping[str, str]) -> list[Picture]:
+    """At most so many pictures of each letter and group, evenly spread in frame order; who has no group is in one."""
+    kept: list[Picture] = []
+    for letter in _by_letter(pool, _frame_order):
+        members: defaultdict[str, list[Picture]] = defaultdict(list)
+        for picture in letter:
+            members[groups.get(picture.id, "")].append(picture)
+        for own in members.values():
+            kept += [own[i] for i in np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int)]
+    return kept
 
 
 def _sample(pool: list[Picture], size: int | None) -> list[Picture]:
@@ -401,7 +502,7 @@ def _check_fold(fold: int, folds: int) -> None:
         raise SplitError(f"fold {fold} of {folds}: they are numbered from 0 to {folds - 1}.")
 
 
-def _check(split: Split, letters: set[str]) -> None:
+def _check(split: Split, letters: set[str], roles: Sequence[Role] = ("validation", "test")) -> None:
     """Refuse a split in which a letter cannot be learnt or nothing can be measured."""
     untaught = sorted(letters - {p.label for p in split.train})
     if untaught:
@@ -409,7 +510,7 @@ def _check(split: Split, letters: set[str]) -> None:
             f"the split leaves no training pictures for {', '.join(untaught)}. These letters have too few pictures: "
             "take fewer for the test set (--test-per-class, --guard), raise --sample, or choose another --split."
         )
-    for role in ("validation", "test"):
+    for role in roles:
         if not getattr(split, role):
             raise SplitError(f"the split leaves no {role} pictures. Choose another --split or a larger share.")
 

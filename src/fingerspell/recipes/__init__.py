@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from fingerspell.errors import RecipeError
 from fingerspell.images import Interpolation
 
-Protocol = Literal["first-per-class", "folders", "random", "blocks", "bursts", "groups"]
+Protocol = Literal["first-per-class", "folders", "random", "blocks", "bursts", "groups", "leave-one-group-out"]
 InputScale = Literal["native", "unit"]
 EngineKind = Literal["torch", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -42,7 +42,9 @@ class SplitOptions:
     folds: Annotated[int, Field(ge=2)] = 5  # random, blocks, bursts, groups: the test set is one of so many parts
     fold: Annotated[int, Field(ge=0)] = 0  # ... this one
     guard: Annotated[int, Field(ge=0)] | None = None  # blocks: frames left out on each side of a cut; None: measured
-    groups: str | None = None  # groups: FILE.csv or FILE.csv:COLUMN, on disk or in the archive
+    groups: str | None = None  # FILE.csv or FILE.csv:COLUMN, on disk or in the archive; None: archives and signers.csv
+    held_out: str | None = None  # leave-one-group-out: the group that is tested, with those below it
+    per_group: Count | None = None  # pictures of each letter and group to train with, evenly spread; None: all
     sample: Count | None = None  # pictures drawn to train and, where the protocol sets none aside, validate; None: all
     validation: Share = 0.2
     reference_leak: bool = False  # first-per-class: leave the test pictures in the pool, as the study's code did
@@ -116,7 +118,8 @@ _GOES_WITH = {
     "split.test_per_class": ("split.protocol", ("first-per-class",)),
     "split.guard": ("split.protocol", ("blocks",)),
     "split.fold": ("split.protocol", ("random", "blocks", "bursts", "groups")),
-    "split.groups": ("split.protocol", ("groups",)),
+    "split.groups": ("split.protocol", ("groups", "leave-one-group-out")),
+    "split.held_out": ("split.protocol", ("leave-one-group-out",)),
     "head.mlp.epochs": ("head.kind", ("mlp",)),
     "head.mlp.patience": ("head.kind", ("mlp",)),
 }

@@ -1,0 +1,75 @@
+"""Who is on a picture: the archive it lies in, and the signer where a list of them says so.
+
+The group of a picture is a name with steps: of archives that are read together, the archive's ("people"), or below it
+the signer ("people/anna") where that archive holds a ``signers.csv`` with the columns path and signer. In an archive
+that is read alone it is the signer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fingerspell.errors import SplitError
+from fingerspell.splits import read_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fingerspell.archive import Archive
+
+SIGNERS = "signers.csv"
+
+
+def groups_of(archive: Archive, ids: Sequence[str], source: str | None = None) -> dict[str, str]:
+    """Group of each picture of letters; nothing where nobody knows.
+
+    Parameters
+    ----------
+    archive
+        One, or several joined.
+    ids
+        Pictures of letters.
+    source
+        ``FILE[:COLUMN]`` that names the groups instead, a csv file on disk or in the archive.
+
+    Raises
+    ------
+    SplitError
+        If a list of groups cannot be found or read, or lacks a picture.
+    """
+    if source:
+        return _read_source(archive, source, ids)
+    if not archive.parts:
+        return _signers(archive, ids)
+    groups: dict[str, str] = {}
+    for stem, part in archive.parts.items():
+        own = [name.removeprefix(f"{stem}/") for name in ids if name.startswith(f"{stem}/")]
+        signers = _signers(part, own)
+        groups |= {f"{stem}/{name}": f"{stem}/{signers[name]}" if signers else stem for name in own}
+    return groups
+
+
+def _signers(archive: Archive, ids: Sequence[str]) -> dict[str, str]:
+    """Signers as the archive itself names them; nothing if it does not."""
+    if all(member.name != SIGNERS for member in archive.members):
+        return {}
+    return read_groups(archive.read(SIGNERS), "signer", ids)
+
+
+def _read_source(archive: Archive, source: str, ids: Sequence[str]) -> dict[str, str]:
+    """Group of each picture from ``FILE[:COLUMN]``, a csv file on disk or in the archive."""
+    members = {member.name for member in archive.members}
+    file, _, column = source.rpartition(":")
+    if Path(source).is_file() or source in members:
+        file, column = source, ""
+    if Path(file).is_file():
+        data = Path(file).read_bytes()
+    elif file in members:
+        data = archive.read(file)
+    else:
+        raise SplitError(
+            f"groups file {file or source!r}: found neither on disk nor in {archive.path.name}. "
+            "Expected a csv file: --groups FILE.csv or FILE.csv:COLUMN."
+        )
+    return read_groups(data, column or None, ids)
