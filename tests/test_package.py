@@ -21,10 +21,10 @@ PACKAGE = REPOSITORY / "src" / "fingerspell"
 # The way of the data; a module imports only what stands before it.
 FLOW = [
     *("errors", "alphabet", "files", "progress", "streams", "images", "cache"),
-    *("rendering", "archive", "dataset", "neighbours", "looks", "recipes", "splits", "inspection"),
+    *("rendering", "archive", "dataset", "neighbours", "looks", "recipes", "splits", "groups", "inspection"),
     *("backbones", "graphs", "engines", "testing", "features", "heads", "training", "precision"),
     *("model", "exporting", "metrics", "calibration", "remarks", "evaluation", "figures", "reporting", "explanation"),
-    *("runs", "compare", "console", "cli"),
+    *("runs", "compare", "strangers", "console", "cli"),
 ]
 
 

@@ -44,7 +44,9 @@ class Calibration:
     risk: float
 
 
-def fit(probabilities: Probabilities, targets: NDArray[np.int64], risk: float) -> Calibration:
+def fit(
+    probabilities: Probabilities, targets: NDArray[np.int64], risk: float, weights: NDArray[np.float64] | None = None
+) -> Calibration:
     """Temperature of the least log loss, and the lowest threshold that keeps the risk.
 
     Parameters
@@ -55,19 +57,22 @@ def fit(probabilities: Probabilities, targets: NDArray[np.int64], risk: float) -
         Columns of their letters, (N,).
     risk
         Between 0 and 1.
+    weights
+        Of the pictures, (N,): so that a group of many does not outvote the others; None for all alike.
     """
+    weights = np.ones(len(targets)) if weights is None else weights
     logits = np.log(np.maximum(probabilities.astype(float), _LEAST))
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
         peak = scaled.max(axis=1)
         total = peak + np.log(np.exp(scaled - peak[:, None]).sum(axis=1))
-        return float((total - scaled[np.arange(len(targets)), targets]).mean())
+        return float(np.average(total - scaled[np.arange(len(targets)), targets], weights=weights))
 
     found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded")
     temperature = float(np.exp(found.x))
     confidence, correct = best(temper(probabilities, temperature), targets)
-    return Calibration(temperature, _threshold(confidence, correct, risk), risk)
+    return Calibration(temperature, _threshold(confidence, correct, risk, weights), risk)
 
 
 def temper(probabilities: Probabilities, temperature: float) -> Probabilities:
@@ -107,10 +112,10 @@ def risk_coverage(confidence: NDArray[np.float32], correct: Correct) -> list[lis
     ]
 
 
-def _threshold(confidence: NDArray[np.float32], correct: Correct, risk: float) -> float:
+def _threshold(confidence: NDArray[np.float32], correct: Correct, risk: float, weights: NDArray[np.float64]) -> float:
     """Lowest confidence from which on at most ``risk`` are wrong; more than 1 if none is sure enough."""
     order = np.argsort(-confidence, kind="stable")
-    risks = np.cumsum(~correct[order]) / np.arange(1, len(order) + 1)
+    risks = np.cumsum(weights[order] * ~correct[order]) / np.cumsum(weights[order])
     kept = np.flatnonzero(risks <= risk)
     if not len(kept):
         return 1.01

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from functools import wraps
+from inspect import Signature
+from inspect import signature as inspect_signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,6 +33,14 @@ app = typer.Typer(
 Archive = Annotated[
     Path, typer.Argument(metavar="ARCHIVE", help="Zip file, tar file or folder with one folder a letter.")
 ]
+Archives = Annotated[
+    list[Path],
+    typer.Argument(metavar="ARCHIVE...", help="Zip files, tar files or folders with one folder a letter; read as one."),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option("--recipe", help="real, synthetic or a .toml file; chosen by the layout of the archive if left out."),
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace finished results in that folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
@@ -39,20 +50,7 @@ def _examples(*lines: str) -> str:
     return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
 
 
-@app.command(
-    epilog=_examples(
-        "fingerspell train archive.zip",
-        "fingerspell train archive.zip --recipe real --sample 26000 --epochs 5",
-        "fingerspell train archive.zip --backbone efficientnet-lite0 --size 224 --head linear",
-        "fingerspell train people.zip --split groups --groups signers.csv:signer",
-    )
-)
-def train(
-    archive: Archive,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="real, synthetic or a .toml file; chosen by the layout of the archive if left out."),
-    ] = None,
+def _values(
     sample: Annotated[
         int | None, typer.Option(help="Pictures to draw for training (and validation, if the split sets none aside).")
     ] = None,
@@ -76,7 +74,8 @@ def train(
     ] = None,
     head: Annotated[str | None, typer.Option(help="mlp (the study's) or linear (softmax regression).")] = None,
     split: Annotated[
-        str | None, typer.Option(help="first-per-class, folders, random, blocks, bursts or groups.")
+        str | None,
+        typer.Option(help="first-per-class, folders, random, blocks, bursts, groups, leave-one-group-out."),
     ] = None,
     test_per_class: Annotated[int | None, typer.Option(help="first-per-class: test pictures of each letter.")] = None,
     fold: Annotated[
@@ -86,7 +85,19 @@ def train(
         int | None, typer.Option(help="blocks: frames left out on each side of a cut; measured if left out.")
     ] = None,
     groups: Annotated[
-        str | None, typer.Option(metavar="CSV[:COLUMN]", help="groups: who signs which picture, on disk or inside.")
+        str | None,
+        typer.Option(
+            metavar="CSV[:COLUMN]",
+            help="groups: who signs which picture, on disk or inside; archives and their signers.csv if left out.",
+        ),
+    ] = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option(metavar="GROUP", help="leave-one-group-out: the archive or ARCHIVE/SIGNER to test on."),
+    ] = None,
+    per_group: Annotated[
+        int | None,
+        typer.Option(help="Training pictures of each letter and group, evenly spread; all if left out."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is drawn at random.")] = None,
     interpolation: Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic or lanczos.")] = None,
@@ -96,24 +107,17 @@ def train(
     reference_leak: Annotated[
         bool, typer.Option("--reference-leak", help="Repeat the study's mistake: test pictures stay in the pool.")
     ] = False,
-    out: Out = None,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
-    """Train a recogniser on an archive and report how good it is.
-
-    The archive is read in place. Features of pictures are computed once and remembered, so that a second run with
-    another head or number of epochs takes seconds. A run that was killed goes on when started again.
-    """
-    from fingerspell import runs
-
-    values = {
+) -> dict[str, Any]:
+    """Values of a recipe that are given as options, by their dotted names."""
+    return {
         "seed": seed,
         "split.protocol": split,
         "split.test_per_class": test_per_class,
         "split.fold": fold,
         "split.guard": guard,
         "split.groups": groups,
+        "split.held_out": held_out,
+        "split.per_group": per_group,
         "split.sample": sample,
         "split.reference_leak": reference_leak or None,
         "features.backbone": backbone,
@@ -127,11 +131,93 @@ def train(
         "head.mlp.epochs": epochs,
         "head.mlp.patience": patience,
     }
+
+
+def _with_values(verb: Callable[..., None]) -> Callable[..., None]:
+    """Verb that takes the options of ``_values`` after its own, and gets them as ``overrides``."""
+    own, more = (inspect_signature(function, eval_str=True).parameters for function in (verb, _values))
+    parameters = {name: parameter for name, parameter in own.items() if name != "overrides"} | more
+
+    @wraps(verb)
+    def command(**given: Any) -> None:
+        chosen = {name: given.pop(name) for name in more}
+        verb(**given, overrides=_values(**chosen))
+
+    command.__signature__ = Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    command.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+    return command
+
+
+@app.command(
+    epilog=_examples(
+        "fingerspell train archive.zip",
+        "fingerspell train archive.zip --recipe real --sample 26000 --epochs 5",
+        "fingerspell train archive.zip --backbone efficientnet-lite0 --size 224 --head linear",
+        "fingerspell train people.zip --split groups --groups signers.csv:signer",
+        "fingerspell train one.zip other.zip --split leave-one-group-out --held-out other --per-group 40",
+    )
+)
+@_with_values
+def train(
+    archives: Archives,
+    recipe: RecipeName = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    *,
+    overrides: dict[str, Any],
+) -> None:
+    """Train a recogniser on an archive, or several, and report how good it is.
+
+    Archives are read in place. Features of pictures are computed once and remembered, so that a second run with
+    another head or number of epochs takes seconds. A run that was killed goes on when started again.
+    """
+    from fingerspell import runs
+
     with console.progress() as on_progress:
         run = runs.train(
-            archive, recipe=recipe, overrides=values, out=out, overwrite=overwrite, on_progress=on_progress
+            archives, recipe=recipe, overrides=overrides, out=out, overwrite=overwrite, on_progress=on_progress
         )
     _tell(run, as_json=as_json)
+
+
+@app.command(
+    epilog=_examples(
+        "fingerspell strangers one.zip other.zip third.zip",
+        "fingerspell strangers one.zip other.zip third.zip --per-group 40 --head linear --final",
+        "fingerspell strangers people.zip --by signer --groups signers.csv:signer",
+    )
+)
+@_with_values
+def strangers(
+    archives: Archives,
+    recipe: RecipeName = None,
+    by: Annotated[
+        Literal["archive", "signer"], typer.Option(help="What is held out: an archive, or a signer where known.")
+    ] = "archive",
+    final: Annotated[
+        bool, typer.Option("--final", help="Train a model on all groups too, calibrated on strangers.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("runs/strangers"),
+    as_json: Json = False,
+    *,
+    overrides: dict[str, Any],
+) -> None:
+    """Say how good a recipe is on people it has not seen: train without each group in turn, and test on it.
+
+    Every fold is a run with its own report. Finished folds are taken over when this is started again.
+    """
+    from fingerspell import strangers as measuring
+
+    with console.progress() as on_progress:
+        result = measuring.strangers(
+            archives, out, recipe=recipe, overrides=overrides, by=by, final=final, on_progress=on_progress
+        )
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        console.show_strangers(result)
+        typer.echo(f"Report: {out / 'strangers.html'}")
 
 
 @app.command(
@@ -219,14 +305,14 @@ def inspect(
     from fingerspell.archive import open_archive
     from fingerspell.dataset import scan
     from fingerspell.files import write_text
+    from fingerspell.groups import groups_of
     from fingerspell.images import decode
-    from fingerspell.runs import read_signers
 
     with open_archive(archive) as opened, console.progress() as on_progress:
         dataset = scan(opened, memory=cache.scans_folder(), on_progress=on_progress)
         letters = [p for p in dataset.pictures if is_letter(p.label) and not p.problem]
         measured = looks.measure(opened, letters, memory=cache.scans_folder(), on_progress=on_progress)
-        signers = read_signers(opened, groups, [p.id for p in letters]) if groups else None
+        signers = groups_of(opened, [p.id for p in letters], groups)
         found = inspection.inspect(dataset, measured, signers)
         if html:
             from fingerspell.reporting import write_inspection

@@ -94,6 +94,33 @@ def show_comparison(result: Mapping[str, Any]) -> None:
     Console(highlight=False).print(table, "* test pictures of the data set that the model was trained on", sep="\n")
 
 
+def show_strangers(result: Mapping[str, Any]) -> None:
+    """Scores on every group that was held out, with the mean below."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in ("held out", "26 letters and 95%", "24 letters", "macro F1", "cal. error", "named", "wrong"):
+        table.add_column(column, justify="right" if column != "held out" else "left")
+    rows = [row for top in result["groups"] for row in (top, *top["signers"])]
+    for row in [*rows, {"group": "mean"} | result["mean"]]:
+        score, static, sure = row["scores"]["letters"], row["scores"].get("static_letters"), row["on_strangers"]
+        low, high = score["accuracy_interval"]
+        table.add_row(
+            row["group"],
+            f"{score['accuracy']:.3f} {low:.3f}-{high:.3f}",
+            f"{static['accuracy']:.3f}" if static else "",
+            f"{score['macro_f1']:.3f}",
+            f"{sure['calibration_error']:.3f}",
+            *("" if sure[name] is None else f"{sure[name]:.1%}" for name in ("named", "wrong_of_named")),
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("calibration error, named and wrong: with what was fitted on the other groups' answers to strangers")
+    temperature, threshold = (result["calibration"][name] for name in ("temperature", "threshold"))
+    console.print(f"All groups together: temperature {temperature:.2f}, a letter is named from {threshold:.2f}")
+
+
 def _cell(cell: Mapping[str, Any]) -> str:
     low, high = cell["letters"]["accuracy_interval"]
     static = f"\n24: {cell['static_letters']['accuracy']:.3f}" if "static_letters" in cell else ""

@@ -169,7 +169,8 @@ def scan(archive: Archive, *, memory: Path | None = None, on_progress: Progress 
     """
     name = archive.path.absolute().name  # "." has no name
     if archive.parts:
-        return _joined(name, {stem: scan(part, memory=memory, on_progress=on_progress) for stem, part in archive.parts.items()})
+        parts = {s: scan(part, memory=memory, on_progress=on_progress) for s, part in archive.parts.items()}
+        return _joined(name, parts)
     remembered = memory / f"{archive.fingerprint}-{_SCAN_VERSION}.json" if memory else None
     if remembered and remembered.exists():
         with suppress(ValueError, LookupError, TypeError):  # damaged from outside: scan again

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,8 +13,8 @@ import numpy as np
 
 from fingerspell import calibration, metrics
 from fingerspell.alphabet import LETTERS, NON_LETTERS, STATIC_LETTERS
-from fingerspell.errors import UnreadableError
-from fingerspell.files import csv_text, write_text
+from fingerspell.errors import RunError, UnreadableError
+from fingerspell.files import csv_text, write_bytes, write_text
 from fingerspell.images import CONDITIONS
 from fingerspell.model import predictions
 from fingerspell.neighbours import bursts
@@ -36,6 +38,8 @@ Item = TypeVar("Item")
 
 
 CONDITION_PICTURES = 10  # of each letter: 260 pictures show a drop of a few points, and cost little beside the rest
+_PROBABILITIES = "probabilities.npz"
+_LEAST = 1e-12  # a probability that was rounded to 0
 _OTHERS = 200  # pictures of no letter: a share of a few percent shows
 
 
@@ -159,12 +163,50 @@ def summarise(
 
 
 def write(folder: Path, answers: Answers, summary: dict[str, Any]) -> None:
-    """Write metrics.json, predictions.csv and report.txt."""
+    """Write metrics.json, predictions.csv, probabilities.npz and report.txt."""
     true = np.array([picture.label for picture in answers.pictures])
     write_text(folder / "metrics.json", json.dumps(summary, indent=1) + "\n")
     write_text(folder / "predictions.csv", _predictions_csv(answers, summary["calibration"]["threshold"]))
+    write_bytes(folder / _PROBABILITIES, _packed(answers))
     text = metrics.text_report(true, _best(answers.original, answers.labels), summary["labels"])
     write_text(folder / "report.txt", text + "\n" + _closing_lines(summary))
+
+
+def read_probabilities(folder: Path) -> tuple[tuple[str, ...], Probabilities, Probabilities]:
+    """Labels, and all probabilities of a run: (pictures, labels) in the order of predictions.csv, (others, labels).
+
+    Raises
+    ------
+    RunError
+        If the file is not there or damaged.
+    """
+    path = folder / _PROBABILITIES
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            labels = tuple(stored["labels"].tolist())
+            original, on_others = (_unpacked(stored[name]) for name in ("original", "on_others"))
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+        raise RunError(
+            f"{path}: found no readable probabilities ({error}); expected those of a finished run. Run it again with "
+            "--overwrite."
+        ) from error
+    return labels, original, on_others
+
+
+def _packed(answers: Answers) -> bytes:
+    """All probabilities as logarithms in half precision, which keep three digits of each, however small it is."""
+    original, on_others = (
+        np.log(np.maximum(probabilities, _LEAST)).astype(np.float16)
+        for probabilities in (answers.original, answers.on_others)
+    )
+    file = io.BytesIO()
+    np.savez_compressed(file, labels=np.array(answers.labels), original=original, on_others=on_others)
+    return file.getvalue()
+
+
+def _unpacked(logs: NDArray[np.float16]) -> Probabilities:
+    found = np.exp(logs.astype(np.float32))
+    return found / found.sum(axis=1, keepdims=True)
 
 
 def _conditions(answers: Answers, groups: metrics.Groups) -> dict[str, Any]:

@@ -42,6 +42,19 @@ def read_head(folder: Path, kind: str) -> nn.Sequential:
     return head_of(kind, tensors)
 
 
+def _meaning(card: Card) -> str:
+    """What the score says of other people."""
+    if strangers := card.trained_on.get("held_out_in_turn"):
+        return (
+            "This model has seen all of these pictures: that is the mean\n  score of models of the same recipe on the "
+            f"group that they had not seen, over {len(strangers)} groups."
+        )
+    return (
+        "That is a score on pictures like those it was trained on. On other people\n  expect much less, and measure: "
+        "`fingerspell evaluate <this folder> <archive>`."
+    )
+
+
 def _readme(card: Card) -> str:
     score = card.scores["letters"]
     low, high = score["accuracy_interval"]
@@ -57,8 +70,7 @@ a still picture they are a guess.
 - **Trained on** {trained["train"]:,} pictures of `{trained["archive"]}` (split `{trained["protocol"]}`,
   {trained["validation"]:,} more for validation).
 - **Accuracy** {score["accuracy"]:.3f} [{low:.3f}, {high:.3f}] on {score["pictures"]:,} test pictures of
-  {len(card.labels)} letters{static_too}. That is a score on pictures like those it was trained on. On other people
-  expect much less, and measure: `fingerspell evaluate <this folder> <archive>`.
+  {len(card.labels)} letters{static_too}. {_meaning(card)}
 - **Input** RGB uint8 pictures of shape (batch, {card.size}, {card.size}, 3), resized with {card.interpolation}
   interpolation; the rest of the preprocessing is inside `model.onnx`.
 - **Output** probabilities of {", ".join(card.labels)}, in this order.

@@ -155,6 +155,35 @@ def matrix_figure(cells: Sequence[Mapping[str, Any]], models: Sequence[str], arc
     return figure
 
 
+def strangers_figure(rows: Sequence[Mapping[str, Any]], mean: Mapping[str, Any]) -> Figure:
+    """Accuracy on each group that was held out and on all of them, with intervals, of 26 letters and of 24."""
+    named = [*((row["group"], row["scores"]) for row in rows), ("mean over groups", mean["scores"])]
+    figure = Figure(figsize=(7.5, 1.2 + 0.45 * len(named)), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    styles = {"letters": (BLUE, "o", "26 letters", 0.12), "static_letters": (ORANGE, "s", "24 held still", -0.12)}
+    for kind, (colour, marker, label, shift) in styles.items():
+        places = [place for place, (_, scores) in enumerate(reversed(named)) if kind in scores]
+        found = [scores[kind] for _, scores in reversed(named) if kind in scores]
+        values = np.array([score["accuracy"] for score in found])
+        ends = np.array([score["accuracy_interval"] for score in found]).reshape(-1, 2).T
+        axes.errorbar(
+            values,
+            np.array(places) + shift,
+            xerr=np.abs(ends - values),
+            fmt=marker,
+            color=colour,
+            markersize=5,
+            capsize=2,
+            label=label,
+        )
+    axes.set_yticks(range(len(named)), [name for name, _ in reversed(named)])
+    axes.set(xlim=(0, 1), xlabel="accuracy on people that were not trained on")
+    axes.grid(axis="x", color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    return figure
+
+
 def per_letter_figure(f1: Mapping[str, float], mean: float) -> Figure:
     """F1 of each letter as bars; the letters that move are hatched."""
     figure = Figure(figsize=(9, 3.4), dpi=DPI, layout="constrained")

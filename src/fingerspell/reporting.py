@@ -33,6 +33,7 @@ from fingerspell.figures import (
     per_letter_figure,
     png,
     sheet_figure,
+    strangers_figure,
     thumbnail,
     worst_mistakes,
 )
@@ -216,6 +217,14 @@ def write_comparison(folder: Path, result: dict[str, Any]) -> None:
         folder / "comparison.html",
         page.render(result=result, cells=cells, image=base64.b64encode(image).decode()),
     )
+
+
+def write_strangers(folder: Path, result: dict[str, Any]) -> None:
+    """Write strangers.png and strangers.html from the content of ``strangers.json``."""
+    image = png(strangers_figure([row for top in result["groups"] for row in (top, *top["signers"])], result["mean"]))
+    write_bytes(folder / "strangers.png", image)
+    page = _environment().get_template("strangers.html.j2")
+    write_text(folder / "strangers.html", page.render(result=result, image=base64.b64encode(image).decode()))
 
 
 def _calibration_figure(found: _Calibration) -> Figure:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +14,16 @@ import numpy as np
 
 from fingerspell import cache, evaluation, inspection, splits
 from fingerspell.alphabet import LETTERS
-from fingerspell.archive import open_archive
+from fingerspell.archive import open_archive, open_archives
 from fingerspell.dataset import scan
-from fingerspell.errors import DatasetError, RunError, SplitError
+from fingerspell.errors import DatasetError, RunError
 from fingerspell.files import csv_text, is_temporary, write_text
+from fingerspell.groups import groups_of
 from fingerspell.images import decode
 from fingerspell.progress import silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import nn
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from fingerspell.training import Trained
 
 _LICENCES = "The licences of the training pictures and of the pretrained weights may bind this model too: check them."
+_NEWER = ("held_out", "per_group")  # values of a split; without them a recipe keeps the digest it had before them
 _ENOUGH_TO_TEST = 5  # pictures a letter in a test folder, below which it is a sample and no test set
 
 
@@ -73,12 +75,13 @@ def recipe_for(dataset: Dataset) -> str:
 
 
 def train(
-    source: Path | str,
+    source: Path | str | Sequence[Path | str],
     *,
     recipe: str | None = None,
     overrides: dict[str, Any] | None = None,
     out: Path | str | None = None,
     overwrite: bool = False,
+    keep: bool = False,
     on_progress: Progress = silent,
 ) -> Run:
     """Run a recipe on an archive: scan, split, extract, train, export, evaluate, report.
@@ -86,7 +89,7 @@ def train(
     Parameters
     ----------
     source
-        Zip file, tar file or folder with one folder a letter.
+        Zip file, tar file or folder with one folder a letter; or several, which are read as one.
     recipe
         Name or .toml file; None chooses by the layout of the archive.
     overrides
@@ -95,6 +98,8 @@ def train(
         Folder of the run; None for ``runs/<recipe>-<digest>``, which the same archive and recipe always share.
     overwrite
         Replace the files of a finished run in that folder.
+    keep
+        Take over what ``out`` holds, as it is, if that is a finished run of this recipe and these pictures.
     on_progress
         Told of every step.
 
@@ -112,11 +117,13 @@ def train(
     from fingerspell.recipes import load_recipe, override
 
     clock = _Clock()
-    with open_archive(source) as archive:
+    with open_archives(source) as archive:
         with clock.stage("scan"):
             dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
         chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides or {})
-        split, others = _split(archive, dataset, chosen), evaluation.others_of(dataset)
+        split, others = _split(archive, dataset, chosen), _others(dataset, chosen)
+        if keep and out and not overwrite and _is_done(Path(out), chosen, split):
+            return Run(Path(out), json.loads((Path(out) / "metrics.json").read_text("utf-8")), clock.seconds)
         with clock.stage("backbone"):
             engine = _engine(chosen)
         default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, engine)[:8]}"
@@ -202,6 +209,55 @@ def evaluate(
     return Run(folder, summary, clock.seconds)
 
 
+def train_everybody(
+    sources: Sequence[Path | str],
+    chosen: Recipe,
+    fitted: Calibration,
+    measured: dict[str, Any],
+    out: Path,
+    *,
+    on_progress: Progress = silent,
+) -> None:
+    """Train on all groups and write the model; there is no test set left, so its scores come from elsewhere.
+
+    Parameters
+    ----------
+    sources
+        As for ``train``.
+    chosen
+        The recipe.
+    fitted
+        Temperature and threshold, from pictures that models of this recipe had not seen.
+    measured
+        ``scores`` of the card, and what else it says of ``trained_on``.
+    out
+        Gets recipe.toml, split.csv, history.csv and model/.
+    on_progress
+        Told of every step.
+    """
+    from fingerspell.exporting import write_model
+    from fingerspell.features import open_store
+    from fingerspell.graphs import backbone_graph
+    from fingerspell.heads import tempered
+
+    with open_archives(sources) as archive:
+        dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
+        pictures = dataset.letters()
+        groups = groups_of(archive, [p.id for p in pictures], chosen.split.groups)
+        split = splits.everybody(pictures, chosen.split, groups)
+        engine = _engine(chosen)
+        write_text(out / "recipe.toml", chosen.to_toml())
+        write_text(out / "split.csv", split.to_csv())
+        with open_store(cache.features_folder(), engine) as store:
+            _extract(archive, split, (), engine, store, chosen, on_progress)
+            trained = _train_head(store, split, chosen, on_progress)
+        write_text(out / "history.csv", csv_text(trained.history[0], (row.values() for row in trained.history)))
+        summary = {"split": _split_facts(split, chosen) | measured["trained_on"], "scores": measured["scores"]}
+        card = _card(out.name, split.labels, chosen, dataset, engine, fitted, summary)
+        head = tempered(trained.head, fitted.temperature)
+        write_model(out / "model", backbone_graph(engine.backbone, cache.graphs_folder()), head, card)
+
+
 def _split(archive: Archive, dataset: Dataset, recipe: Recipe) -> Split:
     pictures = dataset.letters()
     letters = {picture.label for picture in pictures}
@@ -210,26 +266,28 @@ def _split(archive: Archive, dataset: Dataset, recipe: Recipe) -> Split:
             f"{dataset.name}: found pictures of {', '.join(letters)} alone; expected at least two letters to tell "
             "apart. Add folders of other letters."
         )
-    groups = read_signers(archive, recipe.split.groups, [p.id for p in pictures]) if recipe.split.groups else None
-    return splits.split_pictures(pictures, recipe.split, seed=recipe.seed, groups=groups)
+    options, groups = recipe.split, None
+    if options.groups or options.per_group or options.protocol in ("groups", "leave-one-group-out"):
+        groups = groups_of(archive, [p.id for p in pictures], options.groups)
+    return splits.split_pictures(pictures, options, seed=recipe.seed, groups=groups)
 
 
-def read_signers(archive: Archive, source: str, ids: list[str]) -> dict[str, str]:
-    """Group of each picture from ``FILE[:COLUMN]``, a csv file on disk or in the archive."""
-    members = {member.name for member in archive.members}
-    file, _, column = source.rpartition(":")
-    if Path(source).is_file() or source in members:
-        file, column = source, ""
-    if Path(file).is_file():
-        data = Path(file).read_bytes()
-    elif file in members:
-        data = archive.read(file)
-    else:
-        raise SplitError(
-            f"groups file {file or source!r}: found neither on disk nor in {archive.path.name}. "
-            "Expected a csv file: --groups FILE.csv or FILE.csv:COLUMN."
-        )
-    return splits.read_groups(data, column or None, ids)
+def _others(dataset: Dataset, recipe: Recipe) -> splits.Pictures:
+    """Some pictures of no letter: of the group that is held out, if one is."""
+    held_out = recipe.split.held_out
+    if held_out is None:
+        return evaluation.others_of(dataset)
+    own = tuple(picture for picture in dataset.pictures if splits.is_within(picture.id, held_out))
+    return evaluation.others_of(replace(dataset, pictures=own))
+
+
+def _is_done(folder: Path, recipe: Recipe, split: Split) -> bool:
+    """Whether a folder holds a finished run of this recipe and these pictures, with all that is written today."""
+    expected = {"recipe.toml": recipe.to_toml(), "split.csv": split.to_csv()}
+    there = [folder / "report.html", folder / "probabilities.npz", *(folder / name for name in expected)]
+    if not all(path.exists() for path in there):
+        return False
+    return all((folder / name).read_text("utf-8") == text for name, text in expected.items())
 
 
 def _engine(recipe: Recipe) -> Engine:
@@ -360,6 +418,7 @@ def _prepare_folder(folder: Path, *, kind: str, overwrite: bool) -> None:
 def _digest(recipe: Recipe, dataset: Dataset, split: Split, engine: Engine) -> str:
     """Digest of all that decides the run's numbers: recipe, pictures, who is where, features; no path of a file."""
     facts = asdict(recipe)
+    facts["split"] = {name: v for name, v in facts["split"].items() if v is not None or name not in _NEWER}
     facts["features"], facts["split"]["groups"] = [engine.identity, recipe.features.mirrored], split.to_csv()
     text = json.dumps([facts, dataset.digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
