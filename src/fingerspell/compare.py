@@ -169,13 +169,21 @@ def _answers(
     pictures = dataset.letters()
     asked, letters, sure, named, own = [], [], [], [], False
     for folder, model in models.items():
-        own = model.card.trained_on["pictures_sha256"] == dataset.digest
-        some = _unseen(folder, pictures) if own else list(pictures)
+        place = _place_in_training(model, dataset)
+        own = own or place is not None
+        some = list(pictures) if place is None else _unseen(folder, pictures, place)
+        if not some:
+            continue
         asked += some
         found = _probabilities(folder, model, archive, some, on_progress)
         letters.append(np.array(model.card.labels)[found.argmax(axis=1)])
         sure.append(found.max(axis=1))
         named.append(sure[-1] >= model.card.threshold)
+    if not asked:
+        raise DatasetError(
+            f"{dataset.name}: found no test picture of it in the split.csv of {', '.join(map(str, models))}; expected "
+            "some, for it was trained on. Leave the model or the archive out, or train the model again."
+        )
     return Answered(
         ids=np.array([p.id for p in asked]),
         true=np.array([p.label for p in asked]),
@@ -187,7 +195,15 @@ def _answers(
     )
 
 
-def _unseen(folder: Path, pictures: Sequence[Picture]) -> list[Picture]:
+def _place_in_training(model: Model, dataset: Dataset) -> str | None:
+    """What stands before these pictures' ids where a model was trained on them ("": nothing); None if it was not."""
+    trained_on = model.card.trained_on
+    if trained_on["pictures_sha256"] == dataset.digest:
+        return ""
+    return next((f"{stem}/" for stem, digest in trained_on.get("parts", {}).items() if digest == dataset.digest), None)
+
+
+def _unseen(folder: Path, pictures: Sequence[Picture], place: str) -> list[Picture]:
     """Test pictures of the run that trained a model: on the others it has nothing to prove."""
     table = folder.parent / "split.csv"
     if not table.exists():
@@ -197,10 +213,7 @@ def _unseen(folder: Path, pictures: Sequence[Picture]) -> list[Picture]:
         )
     with table.open(newline="", encoding="utf-8") as file:
         tests = {row["id"] for row in csv.DictReader(file) if row["role"] == "test"}
-    found = [picture for picture in pictures if picture.id in tests]
-    if not found:
-        raise DatasetError(f"{table}: names no test picture of the archive. Train the model again.")
-    return found
+    return [picture for picture in pictures if f"{place}{picture.id}" in tests]
 
 
 def _probabilities(

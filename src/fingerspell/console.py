@@ -100,15 +100,16 @@ def show_strangers(result: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     table = Table()
-    for column in ("held out", "26 letters and 95%", "24 letters", "macro F1", "cal. error", "named", "wrong"):
-        table.add_column(column, justify="right" if column != "held out" else "left")
+    for column in ("held out", "26", "95%", "24", "F1", "error", "named", "wrong"):
+        table.add_column(column, justify="right" if column != "held out" else "left", no_wrap=column != "held out")
     rows = [row for top in result["groups"] for row in (top, *top["signers"])]
     for row in [*rows, {"group": "mean"} | result["mean"]]:
         score, static, sure = row["scores"]["letters"], row["scores"].get("static_letters"), row["on_strangers"]
         low, high = score["accuracy_interval"]
         table.add_row(
             row["group"],
-            f"{score['accuracy']:.3f} {low:.3f}-{high:.3f}",
+            f"{score['accuracy']:.3f}",
+            f"{low:.2f}-{high:.2f}",
             f"{static['accuracy']:.3f}" if static else "",
             f"{score['macro_f1']:.3f}",
             f"{sure['calibration_error']:.3f}",
@@ -116,9 +117,11 @@ def show_strangers(result: Mapping[str, Any]) -> None:
         )
     console = Console(highlight=False)
     console.print(table)
-    console.print("calibration error, named and wrong: with what was fitted on the other groups' answers to strangers")
+    console.print("26, 24: accuracy on all letters, and on those that are held still; F1: mean over letters")
+    console.print("error (of calibration), named, wrong: with what was fitted on the other groups, strangers too")
     temperature, threshold = (result["calibration"][name] for name in ("temperature", "threshold"))
-    console.print(f"All groups together: temperature {temperature:.2f}, a letter is named from {threshold:.2f}")
+    sure = "no letter is ever sure enough" if threshold > 1 else f"a letter is named from {threshold:.2f}"
+    console.print(f"All groups together: temperature {temperature:.2f}; {sure}, for the recipe's risk")
 
 
 def _cell(cell: Mapping[str, Any]) -> str:

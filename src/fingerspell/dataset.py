@@ -118,6 +118,12 @@ class Dataset:
         lines = (f"{p.id}\t{p.label}\t{p.sha256}" for p in self.pictures)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
+    def part(self, stem: str) -> Dataset:
+        """One of the archives that were read as one, as if it had been read alone."""
+        start = f"{stem}/"
+        own = (replace(p, id=p.id.removeprefix(start)) for p in self.pictures if p.id.startswith(start))
+        return Dataset(stem, tuple(own), {})
+
     def letters(self) -> tuple[Picture, ...]:
         """Good pictures of the 26 letters.
 

@@ -206,7 +206,8 @@ def _packed(answers: Answers) -> bytes:
 
 def _unpacked(logs: NDArray[np.float16]) -> Probabilities:
     found = np.exp(logs.astype(np.float32))
-    return found / found.sum(axis=1, keepdims=True)
+    whole: Probabilities = found / found.sum(axis=1, keepdims=True)
+    return whole
 
 
 def _conditions(answers: Answers, groups: metrics.Groups) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def _readme(card: Card) -> str:
     static = card.scores.get("static_letters")
     trained, backbone = card.trained_on, card.backbone
     static_too = f"; {static['accuracy']:.3f} on the 24 that are held still" if static else ""
+    fitted_on = "pictures of groups that were held out" if "held_out_in_turn" in trained else "validation pictures"
     notes = "".join(f"- {note}\n" for note in card.notes)
     return f"""# {card.name}
 
@@ -75,7 +76,7 @@ a still picture they are a guess.
   interpolation; the rest of the preprocessing is inside `model.onnx`.
 - **Output** probabilities of {", ".join(card.labels)}, in this order.
 - **No letter** where the best probability is below {card.threshold:.2f}: chosen so that {card.risk:.0%} of the letters
-  named on validation pictures are wrong. Probabilities are calibrated there too (temperature {card.temperature:.2f}).
+  named on {fitted_on} are wrong. Probabilities are calibrated there too (temperature {card.temperature:.2f}).
 - **Network** {backbone["backbone"]} (frozen, weights sha256 `{backbone["weights"][:16]}`) with a {card.head} head.
 {notes}
 Not for: sentences, other sign languages, identifying people, or any decision about a person.

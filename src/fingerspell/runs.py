@@ -156,6 +156,7 @@ def train(
         )
         with clock.stage("export"):
             card = _card(folder.name, answers.labels, chosen, dataset, engine, fitted, summary)
+            card = _with_parts(card, archive, dataset)
             write_model(folder / "model", backbone_graph(engine.backbone, cache.graphs_folder()), head, card)
         _write_results(folder, archive, answers, summary, _timing(clock, extraction))
     return Run(folder, summary, clock.seconds, extraction)
@@ -254,6 +255,7 @@ def train_everybody(
         write_text(out / "history.csv", csv_text(trained.history[0], (row.values() for row in trained.history)))
         summary = {"split": _split_facts(split, chosen) | measured["trained_on"], "scores": measured["scores"]}
         card = _card(out.name, split.labels, chosen, dataset, engine, fitted, summary)
+        card = _with_parts(card, archive, dataset)
         head = tempered(trained.head, fitted.temperature)
         write_model(out / "model", backbone_graph(engine.backbone, cache.graphs_folder()), head, card)
 
@@ -475,6 +477,13 @@ def _card(
         **asdict(fitted),
         notes=(_LICENCES,),
     )
+
+
+def _with_parts(card: Card, archive: Archive, dataset: Dataset) -> Card:
+    """Card that also has the digest of each of several archives, so that each is known again alone."""
+    if not archive.parts:
+        return card
+    return replace(card, trained_on=card.trained_on | {"parts": {s: dataset.part(s).digest for s in archive.parts}})
 
 
 def _timing(clock: _Clock, extraction: Extraction | None) -> str:

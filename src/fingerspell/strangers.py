@@ -149,7 +149,7 @@ def strangers(
         folder = out / "folds" / name.replace("/", "+")
         train(
             sources,
-            recipe=recipe or known.recipe.name,
+            recipe=recipe,
             overrides=overrides | {"split.held_out": name},
             out=folder,
             keep=True,
@@ -159,7 +159,10 @@ def strangers(
     on_progress("Groups held out", len(names), len(names))
     result = summarise(folds, risk=known.recipe.risk) | {"data": known.name, "recipe": known.recipe.name, "by": by}
     if final:
-        measured = {"scores": result["mean"]["scores"], "trained_on": {"held_out_in_turn": names}}
+        measured = {
+            "scores": result["mean"]["scores"],
+            "trained_on": {"protocol": "all groups", "held_out_in_turn": names},
+        }
         fitted = Calibration(**result["calibration"])
         train_everybody(sources, known.recipe, fitted, measured, out, on_progress=on_progress)
     _write(out, result)
