@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fingerspell.archive import MAX_MEMBER_BYTES, Archive, open_archive
+from fingerspell.archive import MAX_MEMBER_BYTES, Archive, open_archive, open_archives, stem_of
 from fingerspell.dataset import scan
 from fingerspell.errors import ArchiveError, FingerspellError, UnreadableError
 from pictures import alphabet, jpeg, png, write_folder, write_tar, write_zip
@@ -474,3 +474,74 @@ def test_a_zip_end_that_speaks_of_several_disks(tmp_path: Path) -> None:
     path.write_bytes(b"something else" + bytes(60) + locator + end)
     with pytest.raises(ArchiveError, match="span multiple disks"):
         open_archive(path)
+
+
+class TestSeveral:
+    def test_names_have_the_archives_name_before_them(self, tmp_path: Path) -> None:
+        paths = [write_folder(tmp_path / "v1.2", FILES), write_tar(tmp_path / "one.tar.gz", FILES, "gz")]
+        with open_archives(paths) as joined:
+            assert contents(joined) == {f"{stem}/{name}": FILES[name] for stem in ("one", "v1.2") for name in FILES}
+            assert list(joined.parts) == ["one", "v1.2"]
+            assert joined.path.name == "one.tar.gz + v1.2"
+
+    def test_one_is_opened_as_it_is(self, tmp_path: Path) -> None:
+        path = write_zip(tmp_path / "a.zip", FILES)
+        with open_archive(path) as alone, open_archives(path) as one, open_archives([str(path)]) as listed:
+            assert alone.members == one.members == listed.members
+            assert alone.fingerprint == one.fingerprint == listed.fingerprint
+            assert not one.parts
+
+    def test_the_order_decides_nothing_and_a_change_of_one_shows(self, tmp_path: Path) -> None:
+        paths = [write_zip(tmp_path / "b.zip", FILES), write_zip(tmp_path / "a.zip", FILES)]
+        with open_archives(paths) as one, open_archives(paths[::-1]) as other:
+            assert (one.members, one.fingerprint) == (other.members, other.fingerprint)
+            before = one.fingerprint
+        write_zip(paths[1], FILES | {"set/A/A3.jpg": jpeg("green")})
+        with open_archives(paths) as changed:
+            assert changed.fingerprint != before
+
+    def test_bad_members_are_told_of(self, tmp_path: Path) -> None:
+        bad = write_zip(tmp_path / "bad.zip", {"../A/1.png": png()})
+        with open_archives([bad, write_zip(tmp_path / "good.zip", FILES)]) as joined:
+            with pytest.raises(UnreadableError, match="name points outside the archive"):
+                joined.read("bad/../A/1.png")
+
+    def test_closing_closes_all(self, tmp_path: Path) -> None:
+        with open_archives([write_zip(tmp_path / f"{x}.zip", FILES) for x in "ab"]) as joined:
+            pass
+        for name in ("a/set/list.csv", "b/set/list.csv"):
+            with pytest.raises(UnreadableError):
+                joined.read(name)
+
+    def test_what_cannot_be_joined_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ArchiveError, match="no archive given: found none, expected at least one"):
+            open_archives([])
+        path = write_zip(tmp_path / "a.zip", FILES)
+        with pytest.raises(ArchiveError, match="found 2 archives of the name 'a'; expected a name of its own"):
+            open_archives([path, write_folder(tmp_path / "other" / "a", FILES)])
+        with pytest.raises(ArchiveError, match="there is no such file"):
+            open_archives([path, tmp_path / "nowhere.zip"])
+
+    @pytest.mark.parametrize(
+        ("name", "stem"), [("a.zip", "a"), ("a.b.zip", "a.b"), ("a.tar.xz", "a"), ("a.tgz", "a"), ("a", "a")]
+    )
+    def test_stems(self, tmp_path: Path, name: str, stem: str) -> None:
+        assert stem_of(tmp_path / name) == stem
+
+    def test_each_is_read_by_its_own_layout_and_remembered_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        small = {f"{x}/{n}.png": png((n, 0, 0)) for x in "ab" for n in range(2)}
+        large = {f"Train_Alphabet/{x}/{n}.png": png((0, n, 0)) for x in "AB" for n in range(2)}
+        paths = [write_zip(tmp_path / "small.zip", small), write_zip(tmp_path / "large.zip", large)]
+        for path in paths:
+            with open_archive(path) as archive:
+                scan(archive, memory=tmp_path / "memory")
+        monkeypatch.setattr(Archive, "read", lambda _, member: pytest.fail(f"{member} was read"))
+        with open_archives(paths) as joined:
+            dataset = scan(joined, memory=tmp_path / "memory")
+        assert [p.id for p in dataset.pictures][:2] == ["large/Train_Alphabet/A/0.png", "large/Train_Alphabet/A/1.png"]
+        assert [p.label for p in dataset.pictures] == [*"AABB", *"AABB"]
+        assert {p.part for p in dataset.pictures if p.id.startswith("large")} == {"train"}
+        with open_archive(paths[0]) as archive:
+            assert dataset.part("small").digest == scan(archive, memory=tmp_path / "memory").digest

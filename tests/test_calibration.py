@@ -74,3 +74,12 @@ def test_risk_and_coverage_by_hand() -> None:
     correct = np.array([False, True, False, True])
     found = [(round(c, 2), round(r, 2), round(t, 2)) for c, r, t in calibration.risk_coverage(confidence, correct)]
     assert found == [(0.25, 0, 0.9), (0.5, 0.5, 0.8), (0.75, 0.33, 0.4), (1, 0.5, 0.2)]
+
+
+def test_weights_count_pictures_several_times() -> None:
+    probabilities, targets = answers(1000, 2.0)
+    weights = np.random.default_rng(0).integers(1, 4, 1000)
+    weighted = calibration.fit(probabilities, targets, 0.1, weights.astype(float))
+    repeated = calibration.fit(probabilities.repeat(weights, axis=0), targets.repeat(weights), 0.1)
+    assert weighted.temperature == pytest.approx(repeated.temperature, rel=1e-3)
+    assert weighted.threshold == pytest.approx(repeated.threshold, abs=5e-3)

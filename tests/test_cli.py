@@ -79,6 +79,8 @@ def spied_train(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ("--split", "random", "split.protocol"),
         ("--fold", 2, "split.fold"),
         ("--guard", 3, "split.guard"),
+        ("--held-out", "anna", "split.held_out"),
+        ("--per-group", 40, "split.per_group"),
         ("--groups", "signers.csv", "split.groups"),
         ("--test-per-class", 7, "split.test_per_class"),
         ("--backbone", "resnet50", "features.backbone"),
@@ -107,6 +109,23 @@ def test_train_without_options_is_the_recipe(monkeypatch: pytest.MonkeyPatch) ->
     from fingerspell.recipes import override
 
     assert override(load_recipe("real"), given["overrides"]) == load_recipe("real")
+
+
+def test_strangers_shows_groups_and_ends_with_the_report(tmp_path: Path) -> None:
+    archives = [
+        write_zip(
+            tmp_path / f"{name}.zip", {f"{x}/{n}.png": noisy_picture(x, n + start) for x in "ABC" for n in range(8)}
+        )
+        for name, start in (("anna", 0), ("bob", 50))
+    ]
+    options = ("--head", "linear", "--per-group", 5, "--out", tmp_path / "out")
+    result = command("strangers", *archives, *options)
+    assert result.exit_code == 0, result.output
+    assert "anna" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"Report: {tmp_path / 'out' / 'strangers.html'}"
+    told = json.loads(command("strangers", *archives, *options, "--json").stdout)
+    assert [row["group"] for row in told["groups"]] == ["anna", "bob"]
+    assert "per_group = 5" in (tmp_path / "out" / "folds" / "bob" / "recipe.toml").read_text()
 
 
 def test_failure_is_one_message_and_exit_status_1(
@@ -254,7 +273,7 @@ def test_demo_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "verb", ["train", "evaluate", "predict", "inspect", "compare", "explain", "render", "cache", "demo"]
+    "verb", ["train", "strangers", "evaluate", "predict", "inspect", "compare", "explain", "render", "cache", "demo"]
 )
 def test_help_has_examples(verb: str) -> None:
     text = command(verb, "--help").stdout

@@ -114,7 +114,9 @@ class TestFiles:
 
     def test_what_is_written_down_is_complete(self) -> None:
         written = tomllib.loads(load_recipe("real").to_toml())
-        assert written["split"].keys() == asdict(SplitOptions()).keys() - {"groups", "guard"}  # None is left out
+        assert written["split"].keys() == asdict(SplitOptions()).keys() - {  # None is left out
+            *("groups", "guard", "held_out", "per_group")
+        }
         assert written["head"]["linear"]["strengths"] == [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
 
     def test_a_file_may_leave_out_what_has_a_default(self, tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     (
         "split.protocol",
         "rondom",
-        "Input should be 'first-per-class', 'folders', 'random', 'blocks', 'bursts' or 'groups'",
+        "Input should be 'first-per-class', 'folders', 'random', 'blocks', 'bursts', 'groups' or 'leave-one-group-out'",
     ),
     ("split.test_per_class", 0, "Input should be greater than or equal to 1"),
     ("split.folds", 1, "Input should be greater than or equal to 2"),
@@ -246,6 +248,7 @@ class TestOverride:
             ({"split.groups": "x.csv"}, "split.groups = 'x.csv' has no effect with split.protocol = 'first-per-class'"),
             ({"split.fold": 1}, "split.fold = 1 has no effect"),
             ({"split.guard": 1}, "split.guard = 1 has no effect"),
+            ({"split.held_out": "anna"}, "split.held_out = 'anna' has no effect"),
             ({"split.protocol": "random", "split.test_per_class": 1}, "split.test_per_class = 1 has no effect"),
         ],
     )

@@ -35,6 +35,7 @@ FILES = {
     "split.csv",
     "history.csv",
     "predictions.csv",
+    "probabilities.npz",
     "metrics.json",
     "report.txt",
     "report.html",
@@ -267,6 +268,43 @@ def test_groups_come_from_a_csv_in_the_archive(tmp_path: Path) -> None:
     assert not signers["validation"] & (signers["train"] | signers["test"])
     with pytest.raises(SplitError, match=r"'nobody.csv'.*neither on disk nor in people.zip"):
         runs.train(archive, overrides=values | {"split.groups": "nobody.csv"}, out=tmp_path / "other")
+
+
+def test_signers_in_an_archive_are_found_and_several_archives_are_groups(tmp_path: Path) -> None:
+    names = [f"{letter}/{signer}_{i}.png" for letter in "ABU" for signer in "wxyz" for i in range(6)]
+    files = {name: noisy_picture(name[0], number) for number, name in enumerate(names)}
+    files["signers.csv"] = ("path,signer\n" + "".join(f"{n},{n[2]}\n" for n in names)).encode()
+    archive = write_zip(tmp_path / "people.zip", files)
+    values = {"split.protocol": "groups", "head.mlp.epochs": 2, "features.engine": "torch"}
+    alone = runs.train(archive, overrides=values, out=tmp_path / "alone")
+    assert "Test holds the group(s)" in alone.metrics["split"]["notes"][0]
+    other = write_zip(tmp_path / "other.zip", {n: noisy_picture(n[0], 500 + i) for i, n in enumerate(names)})
+    held = {"split.protocol": "leave-one-group-out", "split.held_out": "people/x", "head.mlp.epochs": 2}
+    joined = runs.train([other, archive], overrides=values | held, out=tmp_path / "joined")
+    assert {row["id"][:11] for row in rows(joined.folder / "predictions.csv")} == {f"people/{x}/x_" for x in "ABU"}
+    assert set(load_model(joined.folder).card.trained_on["parts"]) == {"other", "people"}
+    mixed = runs.train([other, archive], overrides={**values, "split.protocol": "random"}, out=tmp_path / "mixed")
+    assert mixed.metrics["split"]["test"] > 0
+
+
+def test_a_finished_run_is_kept_only_if_it_is_the_same(letters_zip: Path, run: runs.Run) -> None:
+    before = (run.folder / "report.html").stat().st_mtime_ns
+    kept = runs.train(letters_zip, overrides=SMALL, out=run.folder, keep=True)
+    assert kept.metrics == run.metrics
+    assert (run.folder / "report.html").stat().st_mtime_ns == before
+    with pytest.raises(RunError, match="a finished run is already there"):
+        runs.train(letters_zip, overrides=SMALL | {"seed": 3}, out=run.folder, keep=True)
+
+
+def test_a_recipe_without_newer_values_keeps_its_digest() -> None:
+    """Folders of older runs are found again."""
+    from types import SimpleNamespace
+
+    from fingerspell.recipes import load_recipe
+
+    parts: Any = (SimpleNamespace(digest="d"), SimpleNamespace(to_csv=lambda: "s"), SimpleNamespace(identity="e"))
+    digest = runs._digest(load_recipe("real"), *parts)
+    assert digest == "e951902c80c622582bd1c5c24791c659c0034fa88c8fca369fde94d069c376e7"
 
 
 def test_layout_chooses_the_recipe(letters_zip: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The test set is untouchable: properties of all six protocols, each for data sets that hypothesis thinks up."""
+"""The test set is untouchable: properties of all protocols, each for data sets that hypothesis thinks up."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from fingerspell.dataset import Picture
 from fingerspell.errors import SplitError
-from fingerspell.neighbours import NEAR
+from fingerspell.neighbours import NEAR, has_near_copy
 from fingerspell.recipes import Protocol, SplitOptions
-from fingerspell.splits import Split, read_groups, split_pictures
+from fingerspell.splits import Split, everybody, is_within, read_groups, split_pictures
 
 OPTIONS: dict[Protocol, SplitOptions] = {
     "first-per-class": SplitOptions(protocol="first-per-class", test_per_class=3),
@@ -26,6 +26,7 @@ OPTIONS: dict[Protocol, SplitOptions] = {
     "blocks": SplitOptions(protocol="blocks", folds=5, fold=2, guard=1),
     "bursts": SplitOptions(protocol="bursts", folds=5, fold=2),
     "groups": SplitOptions(protocol="groups", folds=5, fold=2),
+    "leave-one-group-out": SplitOptions(protocol="leave-one-group-out", held_out="signer2"),
 }
 
 every_protocol = pytest.mark.parametrize("protocol", OPTIONS)
@@ -382,6 +383,110 @@ class TestGroups:
         test = ", ".join(sorted({signer_of(p) for p in result.test}))
         validation = ", ".join(sorted({signer_of(p) for p in result.validation}))
         assert note == f"Test holds the group(s) {test}, validation {validation}."
+
+
+def people(names: str = "abc", letters: str = "ABJ", count: int = 20) -> tuple[list[Picture], dict[str, str]]:
+    """Films of several people, "a" of an archive of their own and the others of one, in bursts of four."""
+    pictures = [
+        replace(p, id=f"{name}/{p.id}", sha256=f"{name}{p.id}", dhash=unlike(f"{name}{p.label}{(p.frame or 0) // 4}"))
+        for name in names
+        for p in film(letters, count)
+    ]
+    return pictures, {p.id: "own" if p.id[0] == "a" else f"shared/{p.id[0]}" for p in pictures}
+
+
+LOGO = SplitOptions(protocol="leave-one-group-out")
+
+
+class TestLeaveOneGroupOut:
+    @pytest.mark.parametrize(("held_out", "names"), [("own", "a"), ("shared", "bc"), ("shared/c", "c")])
+    def test_the_group_and_all_below_it_are_the_test_set(self, held_out: str, names: str) -> None:
+        pictures, groups = people()
+        result = split_pictures(pictures, replace(LOGO, held_out=held_out), seed=0, groups=groups)
+        assert ids(result.test) == {p.id for p in pictures if p.id[0] in names}
+        assert used(result) == {p.id for p in pictures if p.id[0] not in names}
+        assert result.notes[0].startswith(f"Test holds the group(s) {held_out}")
+
+    @given(share=st.sampled_from([0.1, 0.2, 0.5]), count=st.integers(8, 40))
+    @examples
+    def test_validation_has_no_near_copy_in_train(self, share: float, count: int) -> None:
+        pictures, groups = people(count=count)
+        result = split_pictures(pictures, replace(LOGO, held_out="own", validation=share), seed=0, groups=groups)
+        assert not has_near_copy(result.validation, result.train).any()
+        assert {p.label for p in result.validation} == set("ABJ")
+        assert len(result.validation) <= max(share * len(used(result)) + 3, 3 * 4)
+
+    def test_validation_is_about_its_share(self) -> None:
+        pictures, groups = people(count=200)
+        result = split_pictures(pictures, replace(LOGO, held_out="own"), seed=0, groups=groups)
+        assert len(result.validation) / len(used(result)) == pytest.approx(0.2, abs=0.03)
+
+    def test_a_letter_of_one_burst_trains(self) -> None:
+        pictures, groups = people()
+        pictures = [replace(p, dhash=unlike("one")) if p.label == "J" else p for p in pictures]
+        result = split_pictures(pictures, replace(LOGO, held_out="own"), seed=0, groups=groups)
+        assert {p.label for p in result.validation} == {"A", "B"}
+        assert sum(p.label == "J" for p in result.train) == 40
+
+    def test_a_letter_that_the_group_lacks_is_learnt_all_the_same(self) -> None:
+        pictures, groups = people()
+        pictures = [p for p in pictures if p.label != "J" or p.id[0] != "a"]
+        result = split_pictures(pictures, replace(LOGO, held_out="own"), seed=0, groups=groups)
+        assert result.labels == ("A", "B", "J")
+        assert {p.label for p in result.test} == {"A", "B"}
+
+    def test_a_letter_that_nobody_else_has_is_not_measured_and_that_is_said(self) -> None:
+        pictures, groups = people()
+        pictures = [p for p in pictures if p.label != "J" or p.id[0] == "a"]
+        result = split_pictures(pictures, replace(LOGO, held_out="own"), seed=0, groups=groups)
+        assert result.labels == ("A", "B") == tuple(sorted({p.label for p in result.test}))
+        assert result.notes[1] == "Nobody else shows J: nothing is measured on these letters."
+
+    @pytest.mark.parametrize("held_out", [None, "share", "nobody", "shared/"])
+    def test_a_name_that_is_none_is_refused_with_those_there_are(self, held_out: str | None) -> None:
+        pictures, groups = people()
+        with pytest.raises(SplitError, match=r"found the groups own, shared/b, shared/c and --held-out"):
+            split_pictures(pictures, replace(LOGO, held_out=held_out), seed=0, groups=groups)
+
+    def test_nobody_to_train_on_is_refused(self) -> None:
+        pictures, groups = people("bc")
+        with pytest.raises(SplitError, match=r"found the groups shared/b, shared/c and --held-out shared; expected"):
+            split_pictures(pictures, replace(LOGO, held_out="shared"), seed=0, groups=groups)
+        with pytest.raises(SplitError, match=r"found the groups none"):
+            split_pictures(pictures, replace(LOGO, held_out="shared"), seed=0)
+
+    def test_everybody_trains_where_the_model_is_measured_elsewhere(self) -> None:
+        pictures, groups = people()
+        result = everybody(pictures, replace(LOGO, per_group=8), groups)
+        assert not result.test
+        assert {p.id[0] for p in result.train} == set("abc")
+        assert len(used(result)) == 3 * 3 * 8
+        assert not has_near_copy(result.validation, result.train).any()
+
+    def test_names_within(self) -> None:
+        assert is_within("a/b", "a")
+        assert is_within("a", "a")
+        assert not is_within("ab", "a")
+
+
+class TestPerGroup:
+    def test_so_many_of_each_letter_and_group_evenly_spread(self) -> None:
+        pictures, groups = people(count=21)
+        result = split_pictures(pictures, replace(LOGO, held_out="own", per_group=5), seed=0, groups=groups)
+        kept = [p for p in pictures if p.id in used(result)]
+        assert Counter((p.label, p.id[0]) for p in kept) == dict.fromkeys(product("ABJ", "bc"), 5)
+        assert sorted(p.frame or 0 for p in kept if p.label == "A" and p.id[0] == "b") == [1, 6, 11, 16, 21]
+        assert len(result.test) == 63  # all of the test set
+        assert "At most 5 pictures of each letter and group train: 30 of 126." in result.notes
+
+    def test_more_than_there_are_is_all(self) -> None:
+        pictures, groups = people()
+        few = split_pictures(pictures, replace(LOGO, held_out="own", per_group=1000), seed=0, groups=groups)
+        assert used(few) == used(split_pictures(pictures, replace(LOGO, held_out="own"), seed=0, groups=groups))
+
+    def test_other_protocols_take_it_too_and_who_has_no_group_is_in_one(self) -> None:
+        result = split_pictures(film(count=50), SplitOptions(test_per_class=5, per_group=10), seed=0)
+        assert Counter(p.label for p in (*result.train, *result.validation)) == dict.fromkeys("ABJ", 10)
 
 
 def without_frames() -> list[Picture]:

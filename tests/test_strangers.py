@@ -1,0 +1,228 @@
+"""Each group held out in turn, with the fake backbone and real files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import cache_with, noisy_picture
+from fingerspell import calibration, runs
+from fingerspell.alphabet import LETTERS
+from fingerspell.calibration import Calibration
+from fingerspell.compare import compare, entries_in
+from fingerspell.dataset import Picture
+from fingerspell.engines import Engine
+from fingerspell.errors import RecipeError, RunError, SplitError
+from fingerspell.evaluation import read_probabilities
+from fingerspell.model import load_model
+from fingerspell.recipes import Recipe
+from fingerspell.strangers import Fold, fit, strangers, summarise
+from fingerspell.testing import fake_backbone
+from pictures import write_zip
+
+OVERRIDES: dict[str, Any] = {"features.engine": "torch", "head.kind": "linear", "split.per_group": 8}
+ROWS = ["anna", "people", "people/x", "people/y", "zoe"]
+
+
+def three_archives(folder: Path) -> list[Path]:
+    """Anna and Zoe alone, and two people of one archive; Zoe shows no J, Anna has pictures of no letter."""
+    anna = {f"{x}/{n}.png": noisy_picture(x, n) for x in "ABCJ" for n in range(12)}
+    anna |= {f"nothing/{n}.png": noisy_picture("?", n) for n in range(5)}
+    people = {f"set/{x}/{n}.png": noisy_picture(x, 100 + n) for x in "ABCJ" for n in range(12)}
+    table = "".join(f"{name},{'xy'[n % 2]}\n" for n, name in enumerate(people))
+    looks = {"A": "B", "B": "A", "C": "C"}  # Zoe's hands look like other letters of the others
+    zoe = {f"{x}/{n}.png": noisy_picture(look, 200 + n) for x, look in looks.items() for n in range(12)}
+    return [
+        write_zip(folder / "zoe.zip", zoe),
+        write_zip(folder / "anna.zip", anna),
+        write_zip(folder / "people.zip", people | {"signers.csv": f"path,signer\n{table}".encode()}),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def quick_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fingerspell.backbones.load_backbone", lambda _name, **_: fake_backbone())
+
+
+@pytest.fixture(scope="module")
+def finished(fake_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Path, dict[str, Any]]:
+    """Archives, folder and result, with a model of all groups."""
+    folder = tmp_path_factory.mktemp("strangers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINGERSPELL_CACHE", str(cache_with(fake_graph, folder / "cache")))
+        patch.setattr("fingerspell.backbones.load_backbone", lambda _name, **_: fake_backbone())
+        archives = three_archives(folder)
+        result = strangers(archives, folder / "out", overrides=OVERRIDES, final=True)
+    return archives, folder / "out", result
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def named(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["group"]: row for top in result["groups"] for row in (top, *top["signers"])}
+
+
+def test_each_group_is_held_out_and_scored(finished: tuple[list[Path], Path, dict[str, Any]]) -> None:
+    _, out, result = finished
+    found = named(result)
+    assert list(found) == ROWS
+    assert [row["group"] for row in result["groups"]] == ["anna", "people", "zoe"]
+    assert found["anna"]["scores"]["letters"]["accuracy"] > 0.9
+    assert found["zoe"]["scores"]["letters"]["accuracy"] == pytest.approx(1 / 3, abs=0.1)
+    assert found["zoe"]["scores"]["letters"] == found["zoe"]["scores"]["static_letters"]  # no J
+    assert found["people/x"]["scores"]["letters"]["pictures"] == 24
+    accuracies = [row["scores"]["letters"]["accuracy"] for row in result["groups"]]
+    mean = result["mean"]["scores"]["letters"]
+    assert mean["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert mean["accuracy_interval"][0] < mean["accuracy"] < mean["accuracy_interval"][1] == 1
+    assert (mean["groups"], mean["pictures"]) == (3, 132)
+    assert found["anna"]["others"]["pictures"] == 5
+    assert found["zoe"]["others"] is None
+    for row in result["groups"]:
+        metrics = json.loads((out / "folds" / row["group"] / "metrics.json").read_text())
+        assert row["scores"]["letters"]["accuracy"] == metrics["scores"]["letters"]["accuracy"]
+        assert row["as_trained"]["calibration_error"] == pytest.approx(metrics["calibration"]["error"], abs=1e-3)
+        assert row["as_trained"]["named"] == pytest.approx(metrics["calibration"]["named"], abs=0.05)
+
+
+def test_files_say_the_same(finished: tuple[list[Path], Path, dict[str, Any]]) -> None:
+    _, out, result = finished
+    assert json.loads((out / "strangers.json").read_text()) == result
+    table = rows(out / "strangers.csv")
+    assert [row["group"] for row in table] == [*ROWS, "mean"]
+    assert [row["signer_of"] for row in table] == ["", "", "people", "people", "", ""]
+    assert float(table[-1]["letters_accuracy"]) == pytest.approx(
+        result["mean"]["scores"]["letters"]["accuracy"], abs=1e-4
+    )
+    assert (out / "strangers.png").stat().st_size > 1000
+    page = (out / "strangers.html").read_text()
+    assert "people/x" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_nobody_held_out_trains_or_validates(finished: tuple[list[Path], Path, dict[str, Any]]) -> None:
+    _, out, _ = finished
+    for name in ("anna", "people", "zoe"):
+        table = rows(out / "folds" / name / "split.csv")
+        assert {row["id"].split("/")[0] for row in table if row["role"] == "test"} == {name}
+        assert all(not row["id"].startswith(f"{name}/") for row in table if row["role"] != "test")
+        assert (out / "folds" / name / "report.html").exists()
+
+
+def test_finished_folds_are_taken_over(
+    finished: tuple[list[Path], Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives, out, result = finished
+    (out / "folds" / "people" / "report.html").unlink()  # killed before its end
+    before = {name: (out / "folds" / name / "report.html").stat().st_mtime_ns for name in ("anna", "zoe")}
+    engines: list[Recipe] = []
+    real = runs._engine
+
+    def spy(recipe: Recipe) -> Engine:
+        engines.append(recipe)
+        return real(recipe)
+
+    monkeypatch.setattr(runs, "_engine", spy)
+    assert strangers(archives[::-1], out, overrides=OVERRIDES) == result
+    assert len(engines) == 1
+    assert (out / "folds" / "people" / "report.html").exists()
+    assert {name: (out / "folds" / name / "report.html").stat().st_mtime_ns for name in before} == before
+    with pytest.raises(RunError, match="a finished run is already there"):
+        strangers(archives, out, overrides=OVERRIDES | {"split.per_group": 7})
+
+
+def test_model_of_all_groups_is_calibrated_on_strangers(finished: tuple[list[Path], Path, dict[str, Any]]) -> None:
+    _, out, result = finished
+    card = load_model(out).card
+    assert {name: getattr(card, name) for name in ("temperature", "threshold", "risk")} == result["calibration"]
+    assert card.scores == result["mean"]["scores"]
+    assert card.trained_on["held_out_in_turn"] == ["anna", "people", "zoe"]
+    assert card.labels == ("A", "B", "C", "J")
+    assert {row["id"].split("/")[0] for row in rows(out / "split.csv") if row["role"] == "train"} == set(
+        card.trained_on["held_out_in_turn"]
+    )
+    assert "had not seen, over 3 groups" in (out / "model" / "README.md").read_text()
+
+
+def test_signers_are_held_out_alone_and_a_single_archive_is_enough(
+    tmp_path: Path, finished: tuple[list[Path], Path, dict[str, Any]]
+) -> None:
+    archives, *_ = finished
+    result = strangers(archives[2:], tmp_path / "out", overrides=OVERRIDES)
+    assert list(named(result)) == ["x", "y"]
+    joined = strangers(archives[1:], tmp_path / "signers", overrides=OVERRIDES, by="signer")
+    assert list(named(joined)) == ["anna", "people/x", "people/y"]
+    test = [row["id"] for row in rows(tmp_path / "signers/folds/people+x/split.csv") if row["role"] == "test"]
+    assert len(test) == 24
+
+
+def test_compare_knows_the_archives_again(finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path) -> None:
+    archives, out, result = finished
+    folds = entries_in(out / "folds")
+    assert folds
+    (cell,) = compare([folds], archives[:1], tmp_path / "out")["cells"]
+    assert cell["own"]
+    assert cell["letters"]["accuracy"] == pytest.approx(named(result)["zoe"]["scores"]["letters"]["accuracy"], abs=0.05)
+    assert cell["letters"]["pictures"] == 36
+
+
+def test_probabilities_come_back(finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path) -> None:
+    _, out, _ = finished
+    labels, probabilities, on_others = read_probabilities(out / "folds" / "anna")
+    assert labels == ("A", "B", "C", "J")
+    assert on_others.shape == (5, 4)
+    best = [float(row["probability"]) for row in rows(out / "folds" / "anna" / "predictions.csv")]
+    np.testing.assert_allclose(probabilities.max(axis=1), best, atol=2e-3)
+    (tmp_path / "probabilities.npz").write_bytes(b"cut")
+    with pytest.raises(RunError, match=r"found no readable probabilities"):
+        read_probabilities(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["split.protocol", "split.held_out"])
+def test_the_split_is_not_asked_for(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=f"{name} = 'bursts': found a split; expected none"):
+        strangers(three_archives(tmp_path), tmp_path / "out", overrides={name: "bursts"})
+
+
+def test_one_group_is_refused_before_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SplitError, match=r"zoe.zip: found 0 group\(s\) of pictures; expected at least two"):
+        strangers(three_archives(tmp_path)[:1], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def fold(name: str, count: int, sharpness: float, seed: int) -> Fold:
+    """Answers that are surer than they should be by a factor."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (count, len(LETTERS)))
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    targets = np.array([rng.choice(len(LETTERS), p=row) for row in true])
+    pictures = tuple(
+        Picture(f"{name}/{n}", LETTERS[t], dhash=f"{rng.integers(2**63):016x}") for n, t in enumerate(targets)
+    )
+    said = calibration.temper(true.astype(np.float32), 1 / sharpness)
+    return Fold(name, pictures, (name,) * count, targets, said, said[:0], Calibration(1.0, 0.5, 0.05), 0.0)
+
+
+def test_what_is_fitted_on_other_strangers_mends_the_error() -> None:
+    folds = [fold("a", 2000, 3, 0), fold("b", 500, 3, 1), fold("c", 500, 3, 2)]
+    result = summarise(folds, risk=0.3)
+    for row in result["groups"]:
+        assert row["on_strangers"]["temperature"] == pytest.approx(3, rel=0.15)
+        assert row["on_strangers"]["calibration_error"] < row["as_trained"]["calibration_error"] / 3
+        assert row["on_strangers"]["wrong_of_named"] == pytest.approx(0.3, abs=0.1)
+    assert result["calibration"]["temperature"] == pytest.approx(3, rel=0.1)
+
+
+def test_every_group_has_the_same_weight() -> None:
+    small, large = fold("a", 300, 1, 0), fold("b", 3000, 4, 1)
+    both, twice = fit([small, large], 0.1).temperature, fit([small, fold("b", 300, 4, 1)], 0.1).temperature
+    assert both == pytest.approx(twice, rel=0.1)
+    assert fit([large], 0.1).temperature > both + 0.5
