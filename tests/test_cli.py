@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,33 @@ def test_train_as_json(letters_zip: Path, tmp_path: Path) -> None:
     told = json.loads(result.stdout)
     assert told["folder"] == str(tmp_path / "run")
     assert told["scores"] == json.loads((tmp_path / "run" / "metrics.json").read_text())["scores"]
+
+
+def test_train_helps_where_another_process_leads(letters_zip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(runs, "help_to_train", lambda _archive, **options: given.update(options))
+    result = command("train", letters_zip, "--fine-tune", "--tune-epochs", "2", "--tune-rate", "0.001")
+    assert (result.exit_code, result.output) == (0, "")
+    chosen = {name: value for name, value in given["overrides"].items() if value is not None}
+    assert chosen == {
+        "fine_tuning.enabled": True,
+        "fine_tuning.epochs": 2,
+        "fine_tuning.learning_rate": 0.001,
+    }
+
+
+def test_strangers_is_not_for_several_processes(
+    letters_zip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert whole_program("strangers", letters_zip, monkeypatch=monkeypatch) == 1
+    assert "found process 1 of several, expected one" in capsys.readouterr().err
+
+
+def test_package_is_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "fingerspell", "--help"], capture_output=True, text=True, check=True)
+    assert "train" in done.stdout
 
 
 def spied_train(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -22,9 +22,10 @@ PACKAGE = REPOSITORY / "src" / "fingerspell"
 FLOW = [
     *("errors", "alphabet", "files", "progress", "streams", "images", "cache"),
     *("rendering", "archive", "dataset", "neighbours", "looks", "recipes", "splits", "groups", "inspection"),
-    *("backbones", "graphs", "engines", "testing", "features", "heads", "training", "precision"),
+    *("backbones", "graphs", "engines", "testing", "features", "augmentation", "finetuning"),
+    *("heads", "training", "precision"),
     *("model", "exporting", "metrics", "calibration", "remarks", "evaluation", "figures", "reporting", "explanation"),
-    *("runs", "compare", "strangers", "console", "cli"),
+    *("runs", "compare", "strangers", "console", "cli", "__main__"),
 ]
 
 

@@ -144,7 +144,7 @@ class TestFiles:
             ('name = "a/b"', "name = 'a/b': String should match pattern '^[\\w.-]+$'. Correct that value."),
             (
                 'name = "x"\nsede = 1',
-                "sede is unknown; expected one of name, seed, split, features, head, risk. Correct that",
+                "sede is unknown; expected one of name, seed, split, features, fine_tuning, head, risk. Correct that",
             ),
             (
                 'name = "x"\n[head]\nkind = "mlp"\n[head.mlp]\nepoch = 5',
@@ -183,6 +183,12 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("features.size", 4096, "Input should be less than or equal to 2048"),
     ("features.interpolation", "cubic", "Input should be 'nearest', 'bilinear', 'bicubic' or 'lanczos'"),
     ("features.input_scale", "zero-one", "Input should be 'native' or 'unit'"),
+    ("fine_tuning.epochs", 0, "Input should be greater than or equal to 1"),
+    ("fine_tuning.batch_size", 1, "Input should be greater than or equal to 2"),
+    ("fine_tuning.learning_rate", 0.0, "Input should be greater than 0"),
+    ("fine_tuning.layer_decay", 1.5, "Input should be less than or equal to 1"),
+    ("fine_tuning.rotation", 90.0, "Input should be less than or equal to 45"),
+    ("fine_tuning.precision", "int8", "Input should be 'float32' or 'bfloat16'"),
     ("head.kind", "svm", "Input should be 'mlp' or 'linear'"),
     ("head.mlp.epochs", 0, "Input should be greater than or equal to 1"),
     ("head.mlp.batch_size", 1, "Input should be greater than or equal to 2"),
@@ -228,7 +234,7 @@ class TestOverride:
         ("name", "reason"),
         [
             ("split.sampel", "split.sampel is unknown; expected one of protocol, test_per_class, folds,"),
-            ("spilt.sample", "spilt is unknown; expected one of name, seed, split, features, head, risk."),
+            ("spilt.sample", "spilt is unknown; expected one of name, seed, split, features, fine_tuning, head, risk."),
             ("head.mpl.epochs", "head.mpl is unknown; expected one of kind, mlp, linear."),
         ],
     )
@@ -247,6 +253,10 @@ class TestOverride:
             ({"head.kind": "linear", "head.mlp.patience": 5}, "head.mlp.patience = 5 has no effect"),
             ({"split.groups": "x.csv"}, "split.groups = 'x.csv' has no effect with split.protocol = 'first-per-class'"),
             ({"split.fold": 1}, "split.fold = 1 has no effect"),
+            (
+                {"fine_tuning.epochs": 2},
+                "fine_tuning.epochs = 2 has no effect with fine_tuning.enabled = False: it goes with True.",
+            ),
             ({"split.guard": 1}, "split.guard = 1 has no effect"),
             ({"split.held_out": "anna"}, "split.held_out = 'anna' has no effect"),
             ({"split.protocol": "random", "split.test_per_class": 1}, "split.test_per_class = 1 has no effect"),

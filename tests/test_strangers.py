@@ -13,6 +13,7 @@ import pytest
 from conftest import cache_with, noisy_picture
 from fingerspell import calibration, runs
 from fingerspell.alphabet import LETTERS
+from fingerspell.backbones import Backbone
 from fingerspell.calibration import Calibration
 from fingerspell.compare import compare, entries_in
 from fingerspell.dataset import Picture
@@ -126,9 +127,9 @@ def test_finished_folds_are_taken_over(
     engines: list[Recipe] = []
     real = runs._engine
 
-    def spy(recipe: Recipe) -> Engine:
+    def spy(backbone: Backbone, recipe: Recipe) -> Engine:
         engines.append(recipe)
-        return real(recipe)
+        return real(backbone, recipe)
 
     monkeypatch.setattr(runs, "_engine", spy)
     assert strangers(archives[::-1], out, overrides=OVERRIDES) == result

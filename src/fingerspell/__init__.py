@@ -2,7 +2,8 @@
 
 The way of the data, one module a stage:
 
-archive -> dataset -> splits -> backbones, engines, features -> heads, training -> exporting -> evaluation, reporting
+archive -> dataset -> splits -> backbones, finetuning, engines, features -> heads, training -> exporting -> evaluation,
+reporting
 
 ``runs.train`` goes the whole way; ``model`` uses the result and needs no torch. Every name below is imported when it is
 first used, so that ``import fingerspell`` costs next to nothing.
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fingerspell.engines import Engine, open_engine
     from fingerspell.errors import FingerspellError
     from fingerspell.features import FeatureStore, extract, open_store
+    from fingerspell.finetuning import fine_tune
     from fingerspell.inspection import Inspection, inspect
     from fingerspell.model import Model, Prediction, load_model
     from fingerspell.recipes import Recipe, load_recipe, override
@@ -34,6 +36,7 @@ _HOMES = {
     "engines": ("Engine", "open_engine"),
     "errors": ("FingerspellError",),
     "features": ("FeatureStore", "extract", "open_store"),
+    "finetuning": ("fine_tune",),
     "inspection": ("Inspection", "inspect"),
     "model": ("Model", "Prediction", "load_model"),
     "recipes": ("Recipe", "load_recipe", "override"),
@@ -59,6 +62,7 @@ __all__ = [
     "Split",
     "evaluate",
     "extract",
+    "fine_tune",
     "inspect",
     "load_backbone",
     "load_model",

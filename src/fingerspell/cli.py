@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from functools import wraps
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fingerspell import console
-from fingerspell.errors import FingerspellError, not_installed
+from fingerspell.errors import FingerspellError, TuningError, not_installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,6 +73,13 @@ def _values(
         str | None,
         typer.Option(help="Of the features: float32, bfloat16 or int8; the fastest as good as float32 if left out."),
     ] = None,
+    fine_tune: Annotated[
+        bool, typer.Option("--fine-tune", help="Train the whole backbone on the training pictures first.")
+    ] = False,
+    tune_epochs: Annotated[int | None, typer.Option(help="--fine-tune: times that each picture is seen.")] = None,
+    tune_rate: Annotated[
+        float | None, typer.Option(help="--fine-tune: learning rate of the last layers, at its height.")
+    ] = None,
     head: Annotated[str | None, typer.Option(help="mlp (the study's) or linear (softmax regression).")] = None,
     split: Annotated[
         str | None,
@@ -127,6 +135,9 @@ def _values(
         "features.input_scale": input_scale,
         "features.engine": engine,
         "features.precision": precision,
+        "fine_tuning.enabled": fine_tune or None,
+        "fine_tuning.epochs": tune_epochs,
+        "fine_tuning.learning_rate": tune_rate,
         "head.kind": head,
         "head.mlp.epochs": epochs,
         "head.mlp.patience": patience,
@@ -153,6 +164,7 @@ def _with_values(verb: Callable[..., None]) -> Callable[..., None]:
         "fingerspell train archive.zip",
         "fingerspell train archive.zip --recipe real --sample 26000 --epochs 5",
         "fingerspell train archive.zip --backbone efficientnet-lite0 --size 224 --head linear",
+        "fingerspell train archive.zip --backbone efficientnet-lite0 --size 128 --fine-tune",
         "fingerspell train people.zip --split groups --groups signers.csv:signer",
         "fingerspell train one.zip other.zip --split leave-one-group-out --held-out other --per-group 40",
     )
@@ -170,10 +182,14 @@ def train(
     """Train a recogniser on an archive, or several, and report how good it is.
 
     Archives are read in place. Features of pictures are computed once and remembered, so that a second run with
-    another head or number of epochs takes seconds. A run that was killed goes on when started again.
+    another head or number of epochs takes seconds. A run that was killed goes on when started again. With --fine-tune
+    several processes or machines share the training: accelerate launch -m fingerspell train ... --fine-tune
     """
     from fingerspell import runs
 
+    if runs.is_helper():  # one of the processes of `accelerate launch`, of which the first goes on alone
+        runs.help_to_train(archives, recipe=recipe, overrides=overrides)
+        return
     with console.progress() as on_progress:
         run = runs.train(
             archives, recipe=recipe, overrides=overrides, out=out, overwrite=overwrite, on_progress=on_progress
@@ -207,8 +223,13 @@ def strangers(
 
     Every fold is a run with its own report. Finished folds are taken over when this is started again.
     """
+    from fingerspell import runs
     from fingerspell import strangers as measuring
 
+    if runs.is_helper():
+        raise TuningError(
+            f"strangers: found process {os.environ['RANK']} of several, expected one. Leave accelerate launch out."
+        )
     with console.progress() as on_progress:
         result = measuring.strangers(
             archives, out, recipe=recipe, overrides=overrides, by=by, final=final, on_progress=on_progress

@@ -6,6 +6,7 @@ FingerspellError
 ├── SplitError        the data set cannot be split as asked
 ├── RecipeError       a recipe, or a value that overrides it, is wrong
 ├── BackboneError     a network or its weights cannot be had
+├── TuningError       a network cannot be trained as asked
 ├── CacheError        the feature cache cannot be read or written
 ├── ModelError        a model folder cannot be read
 ├── RunError          a run's folder is in the way
@@ -40,6 +41,10 @@ class RecipeError(FingerspellError, ValueError):
 
 class BackboneError(FingerspellError, ValueError):
     """A network or its weights cannot be had."""
+
+
+class TuningError(FingerspellError, ArithmeticError):
+    """A network cannot be trained as asked."""
 
 
 class CacheError(FingerspellError, OSError):

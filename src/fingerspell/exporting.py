@@ -77,7 +77,7 @@ a still picture they are a guess.
 - **Output** probabilities of {", ".join(card.labels)}, in this order.
 - **No letter** where the best probability is below {card.threshold:.2f}: chosen so that {card.risk:.0%} of the letters
   named on {fitted_on} are wrong. Probabilities are calibrated there too (temperature {card.temperature:.2f}).
-- **Network** {backbone["backbone"]} (frozen, weights sha256 `{backbone["weights"][:16]}`) with a {card.head} head.
+- **Network** {backbone["backbone"]} (weights sha256 `{backbone["weights"][:16]}`) with a {card.head} head.
 {notes}
 Not for: sentences, other sign languages, identifying people, or any decision about a person.
 """

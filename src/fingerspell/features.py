@@ -187,7 +187,7 @@ def extract(
     total = len(pictures) * len(views)
     remembered = total - sum(len(absent) for _, absent in todo)
     calls_before, computed = engine.calls, 0
-    for keys, vectors in engine.stream(_inputs(archive, todo, engine.backbone.preprocessing)):
+    for keys, vectors in engine.stream(network_inputs(archive, todo, engine.backbone.preprocessing)):
         store.add(keys, vectors)
         computed += len(keys)
         on_progress("Computing features", remembered + computed, total)
@@ -199,10 +199,10 @@ def open_store(folder: Path, engine: Engine) -> closing[FeatureStore]:
     return closing(FeatureStore(folder, engine))
 
 
-def _inputs(
+def network_inputs(
     archive: Archive, todo: Iterable[tuple[Picture, tuple[View, ...]]], preprocessing: Preprocessing
 ) -> Iterator[tuple[tuple[str, View], Pixels]]:
-    """Key and network input of every absent vector."""
+    """Yield key and network input (size, size, 3) of every picture and view, in order."""
 
     def prepare(work: tuple[Picture, tuple[View, ...], bytes]) -> list[tuple[tuple[str, View], Pixels]]:
         picture, views, data = work

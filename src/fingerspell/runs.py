@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fingerspell.archive import Archive
+    from fingerspell.backbones import Backbone
     from fingerspell.calibration import Calibration
     from fingerspell.dataset import Dataset
     from fingerspell.engines import Engine
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 _LICENCES = "The licences of the training pictures and of the pretrained weights may bind this model too: check them."
 _NEWER = ("held_out", "per_group")  # values of a split; without them a recipe keeps the digest it had before them
+_TUNED = "The whole network was fine-tuned on the training pictures."
 _ENOUGH_TO_TEST = 5  # pictures a letter in a test folder, below which it is a sample and no test set
 
 
@@ -125,7 +128,14 @@ def train(
         if keep and out and not overwrite and _is_done(Path(out), chosen, split):
             return Run(Path(out), json.loads((Path(out) / "metrics.json").read_text("utf-8")), clock.seconds)
         with clock.stage("backbone"):
-            engine = _engine(chosen)
+            backbone = _backbone(chosen)
+        if chosen.fine_tuning.enabled:
+            if out:
+                _prepare_folder(Path(out), kind="run", overwrite=overwrite)  # before hours of training
+            with clock.stage("fine-tuning"):
+                backbone = _fine_tune(backbone, archive, split, chosen, on_progress)
+        with clock.stage("engine"):
+            engine = _engine(backbone, chosen)
         default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, engine)[:8]}"
         folder = Path(out) if out else default
         _prepare_folder(folder, kind="run", overwrite=overwrite)
@@ -160,6 +170,24 @@ def train(
             write_model(folder / "model", backbone_graph(engine.backbone, cache.graphs_folder()), head, card)
         _write_results(folder, archive, answers, summary, _timing(clock, extraction))
     return Run(folder, summary, clock.seconds, extraction)
+
+
+def is_helper() -> bool:
+    """Whether this process only helps another to train: its rank, as ``accelerate launch`` and torchrun number them."""
+    return int(os.environ.get("RANK", "0")) > 0
+
+
+def help_to_train(
+    source: Path | str | Sequence[Path | str], *, recipe: str | None = None, overrides: dict[str, Any] | None = None
+) -> None:
+    """Do this process's part of the fine-tuning of ``train``, which another process runs with the same arguments."""
+    from fingerspell.recipes import load_recipe, override
+
+    with open_archives(source) as archive:
+        dataset = scan(archive, memory=cache.scans_folder())
+        chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides or {})
+        if chosen.fine_tuning.enabled:
+            _fine_tune(_backbone(chosen), archive, _split(archive, dataset, chosen), chosen, silent)
 
 
 def evaluate(
@@ -246,7 +274,10 @@ def train_everybody(
         pictures = dataset.letters()
         groups = groups_of(archive, [p.id for p in pictures], chosen.split.groups)
         split = splits.everybody(pictures, chosen.split, groups)
-        engine = _engine(chosen)
+        backbone = _backbone(chosen)
+        if chosen.fine_tuning.enabled:
+            backbone = _fine_tune(backbone, archive, split, chosen, on_progress)
+        engine = _engine(backbone, chosen)
         write_text(out / "recipe.toml", chosen.to_toml())
         write_text(out / "split.csv", split.to_csv())
         with open_store(cache.features_folder(), engine) as store:
@@ -292,12 +323,11 @@ def _is_done(folder: Path, recipe: Recipe, split: Split) -> bool:
     return all((folder / name).read_text("utf-8") == text for name, text in expected.items())
 
 
-def _engine(recipe: Recipe) -> Engine:
+def _backbone(recipe: Recipe) -> Backbone:
     from fingerspell.backbones import load_backbone
-    from fingerspell.engines import open_engine
 
     features = recipe.features
-    backbone = load_backbone(
+    return load_backbone(
         features.backbone,
         weights=Path(features.weights) if features.weights else None,
         size=features.size,
@@ -305,6 +335,28 @@ def _engine(recipe: Recipe) -> Engine:
         input_scale=features.input_scale,
         memory=cache.graphs_folder(),
     )
+
+
+def _fine_tune(backbone: Backbone, archive: Archive, split: Split, recipe: Recipe, on_progress: Progress) -> Backbone:
+    """Backbone trained on the training pictures; validation and test pictures never come here."""
+    from fingerspell.finetuning import fine_tune
+
+    return fine_tune(
+        backbone,
+        archive,
+        split.train,
+        recipe.fine_tuning,
+        cache.tuned_folder(),
+        groups=groups_of(archive, [picture.id for picture in split.train], recipe.split.groups),
+        seed=recipe.seed,
+        on_progress=on_progress,
+    )
+
+
+def _engine(backbone: Backbone, recipe: Recipe) -> Engine:
+    from fingerspell.engines import open_engine
+
+    features = recipe.features
     return open_engine(backbone, cache.graphs_folder(), engine=features.engine, precision=features.precision)
 
 
@@ -421,6 +473,8 @@ def _digest(recipe: Recipe, dataset: Dataset, split: Split, engine: Engine) -> s
     """Digest of all that decides the run's numbers: recipe, pictures, who is where, features; no path of a file."""
     facts = asdict(recipe)
     facts["split"] = {name: v for name, v in facts["split"].items() if v is not None or name not in _NEWER}
+    if not recipe.fine_tuning.enabled:  # a recipe keeps the digest it had before there was such a thing
+        del facts["fine_tuning"]
     facts["features"], facts["split"]["groups"] = [engine.identity, recipe.features.mirrored], split.to_csv()
     text = json.dumps([facts, dataset.digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -475,7 +529,7 @@ def _card(
         trained_on={"archive": dataset.name, "pictures_sha256": dataset.digest} | summary["split"],
         scores=summary["scores"],
         **asdict(fitted),
-        notes=(_LICENCES,),
+        notes=(_LICENCES, *((_TUNED,) if recipe.fine_tuning.enabled else ())),
     )
 
 

@@ -65,6 +65,20 @@ class FeatureOptions:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class FineTuningOptions:
+    """Whether and how the whole backbone is trained before it gives features; see ``finetuning.py``."""
+
+    enabled: bool = False
+    epochs: Count = 3
+    batch_size: Annotated[int, Field(ge=2)] = 64  # of all processes together
+    learning_rate: Positive | None = None  # of the last layers, at its height; None: as the network's layers bear
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.9  # each layer nearer to the pictures learns so much slower
+    rotation: Annotated[float, Field(ge=0, le=45)] = 20.0  # degrees to either side; K and P differ by their turn
+    mirrored: bool = True  # show mirrored hands too
+    precision: Literal["float32", "bfloat16"] | None = None  # None: the faster one on this machine
+
+
+@dataclass(frozen=True, config=_STRICT)
 class MlpOptions:
     """The study's head and how it is trained."""
 
@@ -102,6 +116,7 @@ class Recipe:
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0  # torch takes 64 bits
     split: SplitOptions = field(default_factory=SplitOptions)
     features: FeatureOptions = field(default_factory=FeatureOptions)
+    fine_tuning: FineTuningOptions = field(default_factory=FineTuningOptions)
     head: HeadOptions = field(default_factory=HeadOptions)
     risk: Share = 0.05  # of the letters that a model names, as many may be wrong; where it is less sure it names none
 
@@ -120,6 +135,7 @@ _GOES_WITH = {
     "split.fold": ("split.protocol", ("random", "blocks", "bursts", "groups")),
     "split.groups": ("split.protocol", ("groups", "leave-one-group-out")),
     "split.held_out": ("split.protocol", ("leave-one-group-out",)),
+    **{f"fine_tuning.{name}": ("fine_tuning.enabled", (True,)) for name in ("epochs", "learning_rate")},
     "head.mlp.epochs": ("head.kind", ("mlp",)),
     "head.mlp.patience": ("head.kind", ("mlp",)),
 }
@@ -188,7 +204,7 @@ def override(recipe: Recipe, values: dict[str, Any]) -> Recipe:
         if values.get(name) is not None and found not in values_of:
             raise RecipeError(
                 f"{name} = {values[name]!r} has no effect with {decider} = {found!r}: it goes with "
-                f"{' or '.join(values_of)}. Leave one of the two out."
+                f"{' or '.join(map(str, values_of))}. Leave one of the two out."
             )
     return changed
 

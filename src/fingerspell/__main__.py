@@ -1,0 +1,6 @@
+"""``python -m fingerspell``, as ``accelerate launch -m fingerspell`` starts it."""
+
+from fingerspell.cli import main
+
+if __name__ == "__main__":
+    main()
