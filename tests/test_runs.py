@@ -157,7 +157,7 @@ def test_onnx_agrees_with_training(run: runs.Run, letters_zip: Path) -> None:
     model = load_model(run.folder)
     with open_archive(letters_zip) as archive:
         for row in rows(run.folder / "predictions.csv"):
-            probabilities = model.probabilities(model.prepare(archive.read(row["id"]))[None])[0]
+            probabilities = model.probabilities([model.prepare(archive.read(row["id"]))])[0]
             assert probabilities.max() == pytest.approx(float(row["probability"]), abs=1e-3)
             assert model.card.labels[int(probabilities.argmax())] == row["predicted"]
 
@@ -398,8 +398,8 @@ def test_training_and_prediction_prepare_pictures_alike(run: runs.Run, letters_z
     model = load_model(run.folder)
     with open_archive(letters_zip) as archive:
         data = archive.read("set/A/A0.png")
-    np.testing.assert_array_equal(model.prepare(data), resize(decode(data).pixels, 16, "nearest"))
-    np.testing.assert_array_equal(model.prepare(data, "mirrored"), model.prepare(data)[:, ::-1])
+    np.testing.assert_array_equal(model.prepare(data)["pictures"], resize(decode(data).pixels, 16, "nearest"))
+    np.testing.assert_array_equal(model.prepare(data, "mirrored")["pictures"], model.prepare(data)["pictures"][:, ::-1])
 
 
 def test_one_picture_is_predicted_from_its_bytes(run: runs.Run, letters_zip: Path) -> None:

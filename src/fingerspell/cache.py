@@ -3,6 +3,7 @@
 <cache>/scans/<fingerprint>.json      what an archive holds (dataset.py)
 <cache>/graphs/<backbone>.json        what a backbone is like, so that it need not be loaded (backbones.py)
 <cache>/graphs/<backbone>.onnx        a backbone as an ONNX graph, in float32 and in 8 bits (graphs.py)
+<cache>/models/<file>                 a model of another maker that was fetched (hands.py)
 <cache>/features/<backbone>.sqlite    feature vectors of one backbone, preprocessing and precision (features.py)
 """
 
@@ -24,7 +25,7 @@ _SIDECARS = ("-wal", "-shm")  # SQLite's own, beside the file they belong to
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One remembered file: its kind ("features", "graphs" or "scans"), path and bytes on disk."""
+    """One remembered file: its kind ("features", "graphs", "models" or "scans"), path and bytes on disk."""
 
     kind: str
     path: Path
@@ -45,6 +46,11 @@ def scans_folder() -> Path:
 def graphs_folder() -> Path:
     """Folder of the remembered graphs."""
     return cache_folder() / "graphs"
+
+
+def models_folder() -> Path:
+    """Folder of the fetched models."""
+    return cache_folder() / "models"
 
 
 def features_folder() -> Path:
@@ -80,6 +86,7 @@ def entries() -> list[CacheEntry]:
     found = [
         *(("features", path) for path in sorted(features_folder().glob("*.sqlite"))),
         *(("graphs", path) for path in sorted(graphs_folder().glob("*.*")) if not is_temporary(path)),
+        *(("models", path) for path in sorted(models_folder().glob("*.*")) if not is_temporary(path)),
         *(("scans", path) for path in sorted(scans_folder().glob("*.json"))),
     ]
     return [CacheEntry(kind, path, sum(p.stat().st_size for p in _files(path))) for kind, path in found]
@@ -91,7 +98,10 @@ def clear() -> int:
     A run in another process goes on to its end; what it computes is then forgotten.
     """
     freed = 0
-    for leftover in filter(is_temporary, (*scans_folder().glob("*"), *graphs_folder().glob("*"))):
+    for leftover in filter(
+        is_temporary,
+        (path for folder in (scans_folder(), graphs_folder(), models_folder()) for path in folder.glob("*")),
+    ):
         leftover.unlink(missing_ok=True)
     for entry in entries():
         freed += entry.size

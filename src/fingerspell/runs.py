@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _LICENCES = "The licences of the training pictures and of the pretrained weights may bind this model too: check them."
 _NEWER = ("held_out", "per_group")  # values of a split; without them a recipe keeps the digest it had before them
+_OF_HANDS = ("points", "fusion")  # heads that read the points of a hand, whose options no other head needs
 _ENOUGH_TO_TEST = 5  # pictures a letter in a test folder, below which it is a sample and no test set
 
 
@@ -110,7 +111,6 @@ def train(
     """
     from fingerspell.exporting import write_model
     from fingerspell.features import open_store
-    from fingerspell.graphs import backbone_graph
     from fingerspell.heads import tempered
     from fingerspell.neighbours import has_near_copy
     from fingerspell.precision import cost_notes, measure_cost
@@ -157,7 +157,7 @@ def train(
         with clock.stage("export"):
             card = _card(folder.name, answers.labels, chosen, dataset, engine, fitted, summary)
             card = _with_parts(card, archive, dataset)
-            write_model(folder / "model", backbone_graph(engine.backbone, cache.graphs_folder()), head, card)
+            write_model(folder / "model", engine.graph(cache.graphs_folder()), head, card)
         _write_results(folder, archive, answers, summary, _timing(clock, extraction))
     return Run(folder, summary, clock.seconds, extraction)
 
@@ -238,7 +238,6 @@ def train_everybody(
     """
     from fingerspell.exporting import write_model
     from fingerspell.features import open_store
-    from fingerspell.graphs import backbone_graph
     from fingerspell.heads import tempered
 
     with open_archives(sources) as archive:
@@ -257,7 +256,7 @@ def train_everybody(
         card = _card(out.name, split.labels, chosen, dataset, engine, fitted, summary)
         card = _with_parts(card, archive, dataset)
         head = tempered(trained.head, fitted.temperature)
-        write_model(out / "model", backbone_graph(engine.backbone, cache.graphs_folder()), head, card)
+        write_model(out / "model", engine.graph(cache.graphs_folder()), head, card)
 
 
 def _split(archive: Archive, dataset: Dataset, recipe: Recipe) -> Split:
@@ -294,9 +293,17 @@ def _is_done(folder: Path, recipe: Recipe, split: Split) -> bool:
 
 def _engine(recipe: Recipe) -> Engine:
     from fingerspell.backbones import load_backbone
-    from fingerspell.engines import open_engine
+    from fingerspell.engines import Hands, HandsEngine, open_engine
+    from fingerspell.hands import NAME, open_detector
+    from fingerspell.recipes import looks_for_hands
 
     features = recipe.features
+    hands = None
+    if looks_for_hands(recipe):
+        points = HandsEngine(open_detector(Path(features.hand_model) if features.hand_model else None))
+        if features.backbone == NAME:
+            return points
+        hands = Hands(points, crop=features.crop == "hand", joined=recipe.head.kind == "fusion")
     backbone = load_backbone(
         features.backbone,
         weights=Path(features.weights) if features.weights else None,
@@ -305,7 +312,9 @@ def _engine(recipe: Recipe) -> Engine:
         input_scale=features.input_scale,
         memory=cache.graphs_folder(),
     )
-    return open_engine(backbone, cache.graphs_folder(), engine=features.engine, precision=features.precision)
+    return open_engine(
+        backbone, cache.graphs_folder(), engine=features.engine, precision=features.precision, hands=hands
+    )
 
 
 def _extract(
@@ -322,7 +331,7 @@ def _extract(
     from fingerspell.images import CONDITIONS, VIEWS
 
     wanted = [
-        (split.train, VIEWS if recipe.features.mirrored else VIEWS[:1]),
+        (split.train, _training_views(recipe)),
         (split.validation, VIEWS[:1]),
         (split.test, VIEWS[:1]),
         (others, VIEWS[:1]),
@@ -334,19 +343,38 @@ def _extract(
     return done
 
 
+def _training_views(recipe: Recipe) -> tuple[View, ...]:
+    """Views that training looks at. A hand that was looked for is mirrored to a right one as it is."""
+    from fingerspell.hands import NAME
+    from fingerspell.images import VIEWS
+
+    one_side = recipe.features.backbone == NAME or recipe.features.crop or recipe.head.kind == "fusion"
+    return VIEWS if recipe.features.mirrored and not one_side else VIEWS[:1]
+
+
 def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: Progress) -> Trained:
     """Head trained on train and validation; test pictures never come here."""
     from fingerspell.images import VIEWS
-    from fingerspell.training import Examples, train_linear, train_mlp
+    from fingerspell.training import Examples, train_linear, train_mlp, train_points
 
     labels = split.labels
 
-    def examples(pictures: splits.Pictures, *, mirrored: bool) -> Examples:
+    def examples(pictures: splits.Pictures, views: tuple[View, ...]) -> Examples:
         targets = np.array([labels.index(p.label) for p in pictures], np.int64)
-        return Examples(store.load(pictures, VIEWS if mirrored else VIEWS[:1]), targets)
+        return Examples(store.load(pictures, views), targets)
 
-    train_on = examples(split.train, mirrored=recipe.features.mirrored)
-    choose_on = examples(split.validation, mirrored=False)
+    train_on = examples(split.train, _training_views(recipe))
+    choose_on = examples(split.validation, VIEWS[:1])
+    if recipe.head.kind in _OF_HANDS:
+        return train_points(
+            train_on,
+            choose_on,
+            classes=len(labels),
+            options=recipe.head.points,
+            fusion=recipe.head.fusion if recipe.head.kind == "fusion" else None,
+            seed=recipe.seed,
+            on_progress=on_progress,
+        )
     if recipe.head.kind == "mlp":
         return train_mlp(
             train_on,
@@ -421,7 +449,12 @@ def _digest(recipe: Recipe, dataset: Dataset, split: Split, engine: Engine) -> s
     """Digest of all that decides the run's numbers: recipe, pictures, who is where, features; no path of a file."""
     facts = asdict(recipe)
     facts["split"] = {name: v for name, v in facts["split"].items() if v is not None or name not in _NEWER}
-    facts["features"], facts["split"]["groups"] = [engine.identity, recipe.features.mirrored], split.to_csv()
+    facts["head"] = {
+        name: v for name, v in facts["head"].items() if recipe.head.kind in _OF_HANDS or name not in _OF_HANDS
+    }
+    hands = [engine.hands.engine.identity] if engine.hands else []
+    facts["features"] = [engine.identity, recipe.features.mirrored, *hands]
+    facts["split"]["groups"] = split.to_csv()
     text = json.dumps([facts, dataset.digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -463,13 +496,11 @@ def _card(
 ) -> Card:
     from fingerspell.model import FORMAT, Card
 
-    preprocessing = engine.backbone.preprocessing
     return Card(
         format=FORMAT,
         name=name,
         labels=labels,
-        size=preprocessing.size,
-        interpolation=preprocessing.interpolation,
+        **engine.inputs(),
         backbone=json.loads(engine.identity),
         head=recipe.head.kind,
         trained_on={"archive": dataset.name, "pictures_sha256": dataset.digest} | summary["split"],

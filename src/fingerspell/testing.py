@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fingerspell.backbones import Backbone, Network, Preprocessing
-from fingerspell.engines import Engine, TorchEngine
+from fingerspell.engines import NetworkEngine, TorchEngine
 
 _GRID = 4  # the picture is averaged down to so many cells a side
 
@@ -31,6 +31,6 @@ def fake_backbone(size: int = 16, dimension: int = 24) -> Backbone:
     return Backbone.of("fake", Network(_Projection(dimension), preprocessing))
 
 
-def fake_engine() -> Engine:
+def fake_engine() -> NetworkEngine:
     """Engine that runs the fake backbone, in batches of 64."""
     return TorchEngine(fake_backbone())
