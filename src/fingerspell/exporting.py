@@ -97,6 +97,6 @@ def _inputs(card: Card) -> str:
     if card.hands:
         lines.append(
             f"- **Hands** are looked for by MediaPipe (model sha256 `{card.hands['hands'][:16]}`), which "
-            "using this model needs:\n  `pip install 'fingerspell[hands]'`. `fingerspell.hands` says what a row of points holds."
+            "using this model needs:\n  `pip install 'fingerspell[hands]'`. A row holds what `fingerspell.hands` says."
         )
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -120,9 +121,9 @@ def train_points(
 ) -> Trained:
     """Train a head on rows of hands, or with ``fusion`` on rows with a network's features behind them.
 
-    Each epoch shows every hand in another direction, size and noise (``disturbed``), those of a small archive often. The branches of a fusion have a
-    loss each and share nothing, so that each answers alone where the other sees nothing. AdamW, the rate falls along
-    half a cosine.
+    Each epoch shows every hand in another direction, size and noise (``disturbed``), those of a small archive often.
+    The branches of a fusion have a loss each and share nothing, so that each answers alone where the other sees
+    nothing. AdamW, the rate falls along half a cosine.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -137,11 +138,13 @@ def train_points(
     counts = np.bincount(train.targets, minlength=classes)
     points.missed.copy_(torch.from_numpy(np.log((counts + 1) / (counts + 1).sum())))
     optimiser = torch.optim.AdamW(head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
-    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.epochs)
     repeats = max(1, _LEAST_BATCHES * options.batch_size // len(train.targets))
     history: History = []
     for epoch in range(1, options.epochs + 1):
         head.train()
+        optimiser.param_groups[0]["lr"] = (
+            options.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / options.epochs)) / 2
+        )
         for features, targets in chain.from_iterable(_batches(train, options.batch_size, rng) for _ in range(repeats)):
             loss = _points_loss(points, features[:, : hands.ROW], targets, options)
             if isinstance(head, FusionHead):
@@ -151,7 +154,6 @@ def train_points(
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
-        rate.step()
         history.append({"epoch": epoch} | _scores(head, train, validation))
         on_progress("Training the head", epoch, options.epochs)
     return Trained(head.eval(), _marked(history, len(history) - 1))
