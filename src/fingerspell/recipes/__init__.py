@@ -103,7 +103,7 @@ class PointsOptions:
     turn: Annotated[float, Field(ge=0, le=180)] = 20.0  # degrees at most, in the plane of the picture
     tilt: Annotated[float, Field(ge=0, le=180)] = 30.0  # degrees at most, out of it
     stretch: Annotated[float, Field(ge=0, lt=1)] = 0.08  # standard deviation, of all and of each axis
-    jitter: Annotated[float, Field(ge=0)] = 0.03  # standard deviation of each point, in lengths of the palm
+    jitter: Annotated[float, Field(ge=0)] = 0.05  # standard deviation of each point, in lengths of the palm
     flip: Share = 0.1  # hands taken for the other one
 
 
