@@ -313,14 +313,14 @@ def _not_installed() -> MissingDependencyError:
 
 
 def _close(idle: dict[float, list[Any]]) -> None:
-    for instances in idle.values():
-        for instance in instances:
+    with _quiet():
+        for instance in [instance for instances in idle.values() for instance in instances]:
             instance.close()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Close the error stream to C++: MediaPipe tells of its internals there, when it starts and at its first hand."""
+    """Close the error stream to C++: MediaPipe tells of its internals there, when it starts, at its first hand and at its end."""
     with _one_at_a_time:
         sys.stderr.flush()
         kept = os.dup(2)
