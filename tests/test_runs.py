@@ -509,18 +509,15 @@ class TestHands:
         assert again.extraction.vectors_computed == 0
         assert again.metrics["scores"] == run.metrics["scores"]
 
-    def test_other_hands_are_refused(self, letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        overrides = {"split.test_per_class": 10, "split.sample": 60, **self.KINDS["points"]}
-        run = runs.train(letters_zip, overrides=overrides, out=tmp_path / "run")
-        monkeypatch.setattr(FakeDetector, "identity", {"hands": "1" * 64, "mediapipe": "0", "ladder": 0})
-        with pytest.raises(ModelError, match=r"trained on hands found with .*--hand-model"):
-            load_model(run.folder)
-
-    def test_without_mediapipe_the_model_says_so(
+    def test_a_model_that_finds_no_such_detector_says_so(
         self, letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         overrides = {"split.test_per_class": 10, "split.sample": 60, **self.KINDS["points"]}
         run = runs.train(letters_zip, overrides=overrides, out=tmp_path / "run")
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeDetector, "identity", {"hands": "1" * 64, "mediapipe": "0", "ladder": 0})
+            with pytest.raises(ModelError, match=r"trained on hands found with .*--hand-model"):
+                load_model(run.folder)
         monkeypatch.undo()
 
         def absent(name: str) -> str:

@@ -58,7 +58,8 @@ VERSION = 1
 
 _MARGIN = 0.25  # of the box of the points, on each side: they lie inside the hand, not at its edge
 
-_one_at_a_time = threading.Lock()  # who closes the error stream, which is the process's
+# Who closes the error stream, which is the process's. An end may come by the way, while an instance starts.
+_one_at_a_time = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -320,7 +321,7 @@ def _close(idle: dict[float, list[Any]]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Close the error stream to C++: MediaPipe tells of its internals there, when it starts, at its first hand and at its end."""
+    """Close the error stream to C++: MediaPipe tells of itself there, at its start, its first hand and its end."""
     with _one_at_a_time:
         sys.stderr.flush()
         kept = os.dup(2)

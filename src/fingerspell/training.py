@@ -138,7 +138,7 @@ def train_points(
     counts = np.bincount(train.targets, minlength=classes)
     points.missed.copy_(torch.from_numpy(np.log((counts + 1) / (counts + 1).sum())))
     optimiser = torch.optim.AdamW(head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
-    repeats = max(1, _LEAST_BATCHES * options.batch_size // len(train.targets))
+    repeats = max(1, _LEAST_BATCHES // math.ceil(len(train.targets) / options.batch_size))
     history: History = []
     for epoch in range(1, options.epochs + 1):
         head.train()
