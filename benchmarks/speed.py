@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from fingerspell.archive import Archive
     from fingerspell.backbones import Backbone, Network
     from fingerspell.dataset import Picture
-    from fingerspell.engines import Engine
+    from fingerspell.engines import NetworkEngine
 
     Pictures = NDArray[np.uint8]
     Vectors = NDArray[np.float32]
@@ -548,7 +548,7 @@ def by_engine(backbone: Backbone, folder: Path, precision: Any) -> Callable[[Pic
     return lambda pictures: stream(engine, pictures)
 
 
-def stream(engine: Engine, pictures: Pictures) -> Vectors:
+def stream(engine: NetworkEngine, pictures: Pictures) -> Vectors:
     import numpy as np
 
     return np.concatenate([vectors for _, vectors in engine.stream(enumerate(pictures))])
@@ -656,11 +656,11 @@ def measure_extraction(plan: Plan) -> Results:
     }
 
 
-def watch(engine: Engine) -> Any:
+def watch(engine: NetworkEngine) -> Any:
     """Engine that counts the seconds in which it waits for pictures, in ``waited``."""
     from fingerspell import engines
 
-    class Watched(engines.Engine):
+    class Watched(engines.NetworkEngine):
         name = engine.name
         waited = 0.0
 
@@ -679,7 +679,7 @@ def watch(engine: Engine) -> Any:
     return Watched(engine.backbone, engine.precision, engine.batch)
 
 
-def rate_alone(engine: Engine, pictures: Pictures) -> float:
+def rate_alone(engine: NetworkEngine, pictures: Pictures) -> float:
     """Pictures a second on ready-made ones, over as many as take some seconds."""
     import numpy as np
 

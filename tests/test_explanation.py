@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,24 +12,31 @@ import pytest
 
 from fingerspell.errors import DatasetError
 from fingerspell.explanation import Box, explain, explain_files, read_boxes
-from fingerspell.model import Card, Model
+from fingerspell.model import FORMAT, Card, Model
 from fingerspell.rendering.generate import render_dataset
 from fingerspell.rendering.scene import hand_box, render_letter
 from pictures import png
 
 SIZE = 48
-CARD = Card(2, "corner", ("A", "B"), SIZE, "nearest", {}, "mlp", {}, {}, 1.0, 0.0, 0.05)
+CARD = Card(FORMAT, "corner", ("A", "B"), SIZE, "nearest", {}, "mlp", {}, {}, 1.0, 0.0, 0.05)
 
 
-class Corner:
-    """Stands in for onnxruntime's session: sure of A as far as the upper left quarter is white."""
+class Session:
+    """Stands in for onnxruntime's."""
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="pictures")]
+
+
+class Corner(Session):
+    """Sure of A as far as the upper left quarter is white."""
 
     def run(self, _outputs: None, inputs: dict[str, Any]) -> list[Any]:
         white = (inputs["pictures"][:, : SIZE // 2, : SIZE // 2] > 250).mean(axis=(1, 2, 3))
         return [np.stack([0.5 + white / 2, 0.5 - white / 2], axis=1).astype(np.float32)]
 
 
-class Blind:
+class Blind(Session):
     def run(self, _outputs: None, inputs: dict[str, Any]) -> list[Any]:
         return [np.tile(np.array([[0.7, 0.3]], np.float32), (len(inputs["pictures"]), 1))]
 
@@ -40,7 +48,7 @@ def half_white() -> np.ndarray:
 
 
 def test_evidence_is_where_the_model_looks() -> None:
-    found = explain(Model(CARD, Corner()), half_white())
+    found = explain(Model(CARD, Corner()), {"pictures": half_white()})
     assert (found.letter, found.probability) == ("A", 1.0)
     assert found.evidence.shape == (SIZE, SIZE)
     assert (found.share_inside(Box(0, 0, 0.5, 0.5)) or 0) > 0.8  # patches that lie half outside spread it
@@ -49,12 +57,12 @@ def test_evidence_is_where_the_model_looks() -> None:
 
 def test_the_picture_is_left_as_it_was() -> None:
     pixels = half_white()
-    explain(Model(CARD, Corner()), pixels)
+    explain(Model(CARD, Corner()), {"pictures": pixels})
     np.testing.assert_array_equal(pixels, half_white())
 
 
 def test_a_model_that_looks_at_nothing_has_no_share() -> None:
-    found = explain(Model(CARD, Blind()), half_white())
+    found = explain(Model(CARD, Blind()), {"pictures": half_white()})
     assert found.share_inside(Box(0, 0, 1, 1)) is None
 
 

@@ -128,8 +128,8 @@ WRITER = textwrap.dedent(
     from fingerspell.features import open_store
 
     folder, start = Path(sys.argv[1]), int(sys.argv[2])
-    backbone = SimpleNamespace(name="fake")
-    with open_store(folder, SimpleNamespace(backbone=backbone, identity=sys.argv[4], dimension=24)) as store:
+    engine = SimpleNamespace(title="fake", identity=sys.argv[4], dimension=24, hands=None)
+    with open_store(folder, engine) as store:
         print("ready", flush=True)
         for number in range(start, start + int(sys.argv[3])):
             store.add([(f"{number:064x}", "original")], np.full((1, 24), number, np.float32))

@@ -115,7 +115,7 @@ def test_groups_of_few_pictures_are_shown_more_often(
         pictures = scan(archive).letters()
         groups = {p.id: "rare" if p.frame == 7 else "common" for p in pictures}
         with pytest.raises(KeyboardInterrupt):
-            fine_tune(tiny_backbone(), archive, pictures, OPTIONS, tmp_path, groups=groups)
+            fine_tune(TorchEngine(tiny_backbone()), archive, pictures, OPTIONS, tmp_path, groups=groups)
     rare = np.array([groups[p.id] == "rare" for p in pictures])
     assert given[0][rare].min() / given[0][~rare].max() == pytest.approx(39**0.5)
 
@@ -125,7 +125,7 @@ def test_folder_that_cannot_be_written_is_told(letters_zip: Path, tmp_path: Path
     with open_archive(letters_zip) as archive:
         pictures = scan(archive).letters()
         with pytest.raises(CacheError, match="MiB of free disk space"):
-            fine_tune(tiny_backbone(), archive, pictures, OPTIONS, tmp_path / "file")
+            fine_tune(TorchEngine(tiny_backbone()), archive, pictures, OPTIONS, tmp_path / "file")
 
 
 def test_loss_that_is_no_number_stops_with_advice(tmp_path: Path) -> None:
@@ -260,20 +260,20 @@ def test_fine_tuned_backbone_sees_letters_remembers_and_reads_training_pictures_
             return original(name)
 
         monkeypatch.setattr(archive, "read", read_and_tell)
-        tuned = fine_tune(start, archive, pictures, options, tmp_path)
+        tuned = fine_tune(TorchEngine(start), archive, pictures, options, tmp_path)
         assert sorted(read) == sorted(p.id for p in pictures)  # each once, and no other
         assert all(torch.equal(before[key], value) for key, value in start.network.state_dict().items())
         assert tuned.weights_sha256 != start.weights_sha256
         assert (tuned.name, tuned.preprocessing, tuned.dimension) == (start.name, start.preprocessing, start.dimension)
         assert [path.name for path in tmp_path.glob("*/*")] == ["weights.safetensors"]
         read.clear()
-        again = fine_tune(start, archive, pictures, options, tmp_path)
+        again = fine_tune(TorchEngine(start), archive, pictures, options, tmp_path)
         assert read == []
         assert again == tuned
         assert equal(again.network, tuned.network)
         assert Backbone.of("tiny", again.network).weights_sha256 == tuned.weights_sha256
         assert not any(p.requires_grad for p in tuned.network.parameters())
-        fine_tune(start, archive, pictures[1:], options, tmp_path)
+        fine_tune(TorchEngine(start), archive, pictures[1:], options, tmp_path)
         assert len(read) == len(pictures) - 1  # other pictures, other weights
     score = accuracy(tuned, "ABCJU", range(20, 40))
     assert score > 0.6  # chance is 0.2

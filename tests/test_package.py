@@ -20,10 +20,10 @@ PACKAGE = REPOSITORY / "src" / "fingerspell"
 
 # The way of the data; a module imports only what stands before it.
 FLOW = [
-    *("errors", "alphabet", "files", "progress", "streams", "images", "cache"),
+    *("errors", "alphabet", "files", "progress", "streams", "images", "cache", "hands"),
     *("rendering", "archive", "dataset", "neighbours", "looks", "recipes", "splits", "groups", "inspection"),
-    *("backbones", "graphs", "engines", "testing", "features", "augmentation", "finetuning"),
-    *("heads", "training", "precision"),
+    *("backbones", "heads", "graphs", "engines", "testing", "features", "augmentation", "finetuning"),
+    *("training", "precision"),
     *("model", "exporting", "metrics", "calibration", "remarks", "evaluation", "figures", "reporting", "explanation"),
     *("runs", "compare", "strangers", "console", "cli", "__main__"),
 ]

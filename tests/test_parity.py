@@ -50,7 +50,9 @@ def test_embedded_backbone_with_a_head_sure_of_itself(tmp_path: Path, record_pro
     ours = probabilities(head, features).numpy()
     write_model(tmp_path, backbone_graph(backbone, tmp_path), head, card(64))
     model = load_model(tmp_path)
-    theirs = np.concatenate([model.probabilities(part) for part in np.array_split(pictures, 10)])
+    theirs = np.concatenate(
+        [model.probabilities([{"pictures": pixels} for pixels in part]) for part in np.array_split(pictures, 10)]
+    )
     difference = float(np.abs(ours - theirs).max())
     record_property(f"largest difference on {PICTURES} pictures, {EMBEDDED}", f"{difference:.2e}")
     assert ours.max(axis=1).mean() > 0.5

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fingerspell.errors import RecipeError
-from fingerspell.recipes import Recipe, SplitOptions, load_recipe, names, override
+from fingerspell.recipes import Recipe, SplitOptions, load_recipe, looks_for_hands, names, override
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +24,8 @@ STUDY_FEATURES = {
     "engine": None,
     "precision": None,
     "mirrored": True,
+    "crop": None,
+    "hand_model": None,
 }
 STUDY_MLP = {
     "hidden": (256, 128),
@@ -189,7 +191,7 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("fine_tuning.layer_decay", 1.5, "Input should be less than or equal to 1"),
     ("fine_tuning.rotation", 90.0, "Input should be less than or equal to 45"),
     ("fine_tuning.precision", "int8", "Input should be 'float32' or 'bfloat16'"),
-    ("head.kind", "svm", "Input should be 'mlp' or 'linear'"),
+    ("head.kind", "svm", "Input should be 'mlp', 'linear', 'points' or 'fusion'"),
     ("head.mlp.epochs", 0, "Input should be greater than or equal to 1"),
     ("head.mlp.batch_size", 1, "Input should be greater than or equal to 2"),
     ("head.mlp.learning_rate", 0.0, "Input should be greater than 0"),
@@ -235,7 +237,7 @@ class TestOverride:
         [
             ("split.sampel", "split.sampel is unknown; expected one of protocol, test_per_class, folds,"),
             ("spilt.sample", "spilt is unknown; expected one of name, seed, split, features, fine_tuning, head, risk."),
-            ("head.mpl.epochs", "head.mpl is unknown; expected one of kind, mlp, linear."),
+            ("head.mpl.epochs", "head.mpl is unknown; expected one of kind, mlp, linear, points, fusion."),
         ],
     )
     def test_an_unknown_name_is_refused(self, name: str, reason: str) -> None:
@@ -273,3 +275,24 @@ class TestOverride:
 
     def test_a_linear_head_without_epochs_is_fine(self) -> None:
         assert override(load_recipe("real"), {"head.kind": "linear", "head.mlp.epochs": None}).head.kind == "linear"
+
+
+class TestHands:
+    def test_hand_landmarks_are_read_by_points(self) -> None:
+        changed = override(load_recipe("real"), {"features.backbone": "hand-landmarks"})
+        assert changed.head.kind == "points"
+        assert looks_for_hands(changed)
+        assert not looks_for_hands(load_recipe("real"))
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"features.backbone": "hand-landmarks", "head.kind": "mlp"}, r"head.kind = 'mlp' .* expected the head"),
+            ({"head.kind": "points"}, r"head.kind = 'points' with features.backbone = 'vgg16'"),
+            ({"features.backbone": "hand-landmarks", "features.crop": "hand"}, r"features.crop .* has no effect"),
+            ({"features.hand_model": "x.task"}, r"features.hand_model has no effect: nothing .* looks for hands"),
+        ],
+    )
+    def test_what_does_not_go_together(self, values: dict[str, Any], message: str) -> None:
+        with pytest.raises(RecipeError, match=message):
+            override(load_recipe("real"), values)

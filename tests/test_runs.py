@@ -11,8 +11,9 @@ import sys
 import tomllib
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
@@ -23,10 +24,10 @@ from fingerspell import runs
 from fingerspell.archive import Archive, open_archive
 from fingerspell.backbones import Backbone
 from fingerspell.dataset import scan
-from fingerspell.errors import DatasetError, ModelError, RunError, SplitError
+from fingerspell.errors import DatasetError, MissingDependencyError, ModelError, RunError, SplitError
 from fingerspell.images import CONDITIONS, decode, resize
 from fingerspell.model import load_model
-from fingerspell.testing import fake_backbone
+from fingerspell.testing import FakeDetector, fake_backbone
 from pictures import write_folder, write_zip
 
 SMALL = {"features.engine": "torch", "split.test_per_class": 10, "split.sample": 100, "head.mlp.epochs": 12}
@@ -157,7 +158,7 @@ def test_onnx_agrees_with_training(run: runs.Run, letters_zip: Path) -> None:
     model = load_model(run.folder)
     with open_archive(letters_zip) as archive:
         for row in rows(run.folder / "predictions.csv"):
-            probabilities = model.probabilities(model.prepare(archive.read(row["id"]))[None])[0]
+            probabilities = model.probabilities([model.prepare(archive.read(row["id"]))])[0]
             assert probabilities.max() == pytest.approx(float(row["probability"]), abs=1e-3)
             assert model.card.labels[int(probabilities.argmax())] == row["predicted"]
 
@@ -398,8 +399,8 @@ def test_training_and_prediction_prepare_pictures_alike(run: runs.Run, letters_z
     model = load_model(run.folder)
     with open_archive(letters_zip) as archive:
         data = archive.read("set/A/A0.png")
-    np.testing.assert_array_equal(model.prepare(data), resize(decode(data).pixels, 16, "nearest"))
-    np.testing.assert_array_equal(model.prepare(data, "mirrored"), model.prepare(data)[:, ::-1])
+    np.testing.assert_array_equal(model.prepare(data)["pictures"], resize(decode(data).pixels, 16, "nearest"))
+    np.testing.assert_array_equal(model.prepare(data, "mirrored")["pictures"], model.prepare(data)["pictures"][:, ::-1])
 
 
 def test_one_picture_is_predicted_from_its_bytes(run: runs.Run, letters_zip: Path) -> None:
@@ -471,3 +472,57 @@ def test_run_killed_at_three_random_moments_ends_like_one_never_killed(
     assert int(outputs[1]) <= int(outputs[0]) == 573
     for name in ("metrics.json", "predictions.csv", "history.csv", "split.csv"):
         assert (killed / name).read_bytes() == (tmp_path / "whole" / "run" / name).read_bytes(), (name, moments)
+
+
+class TestHands:
+    """Runs that look for hands, with a detector that bends them by the picture's colours."""
+
+    KINDS: ClassVar[dict[str, dict[str, Any]]] = {
+        "points": {"features.backbone": "hand-landmarks", "head.points.epochs": 2},
+        "fusion": {"features.crop": "hand", "head.kind": "fusion", "head.points.epochs": 2},
+        "crop": {"features.crop": "hand"},
+    }
+
+    @pytest.fixture(autouse=True)
+    def quick_detector(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fingerspell.hands.open_detector", lambda _=None: FakeDetector())
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_prediction_is_what_was_scored(self, letters_zip: Path, tmp_path: Path, kind: str) -> None:
+        overrides = {name: value for name, value in SMALL.items() if kind == "crop" or "mlp" not in name}
+        run = runs.train(letters_zip, overrides=overrides | self.KINDS[kind], out=tmp_path / "run")
+        assert run.metrics["scores"]["letters"]["accuracy"] > 0.7
+        assert set(run.metrics["conditions"]) == {"original", *CONDITIONS}
+        model = load_model(run.folder)
+        assert model.card.hands == FakeDetector.identity
+        assert model.card.crop == (None if kind == "points" else "hand")
+        table = rows(run.folder / "predictions.csv")
+        with open_archive(letters_zip) as archive:
+            answers = list(model.stream([(row["id"], archive.read(row["id"])) for row in table], lambda *_: None))
+        for row, (_, answer) in zip(table, answers, strict=True):
+            assert answer.max() == pytest.approx(float(row["probability"]), abs=1e-3)
+            assert model.card.labels[int(answer.argmax())] == row["predicted"]
+        extraction = run.extraction
+        again = runs.train(letters_zip, overrides=overrides | self.KINDS[kind], out=tmp_path / "again")
+        assert extraction
+        assert again.extraction
+        assert again.extraction.vectors_computed == 0
+        assert again.metrics["scores"] == run.metrics["scores"]
+
+    def test_a_model_that_finds_no_such_detector_says_so(
+        self, letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        overrides = {"split.test_per_class": 10, "split.sample": 60, **self.KINDS["points"]}
+        run = runs.train(letters_zip, overrides=overrides, out=tmp_path / "run")
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeDetector, "identity", {"hands": "1" * 64, "mediapipe": "0", "ladder": 0})
+            with pytest.raises(ModelError, match=r"trained on hands found with .*--hand-model"):
+                load_model(run.folder)
+        monkeypatch.undo()
+
+        def absent(name: str) -> str:
+            raise PackageNotFoundError(name)
+
+        monkeypatch.setattr("fingerspell.hands.version", absent)
+        with pytest.raises(MissingDependencyError, match=r"pip install 'fingerspell\[hands\]'"):
+            load_model(run.folder)

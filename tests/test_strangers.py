@@ -13,7 +13,7 @@ import pytest
 from conftest import cache_with, noisy_picture
 from fingerspell import calibration, runs
 from fingerspell.alphabet import LETTERS
-from fingerspell.backbones import Backbone
+from fingerspell.archive import Archive
 from fingerspell.calibration import Calibration
 from fingerspell.compare import compare, entries_in
 from fingerspell.dataset import Picture
@@ -21,7 +21,9 @@ from fingerspell.engines import Engine
 from fingerspell.errors import RecipeError, RunError, SplitError
 from fingerspell.evaluation import read_probabilities
 from fingerspell.model import load_model
+from fingerspell.progress import Progress
 from fingerspell.recipes import Recipe
+from fingerspell.splits import Split
 from fingerspell.strangers import Fold, fit, strangers, summarise
 from fingerspell.testing import fake_backbone
 from pictures import write_zip
@@ -127,9 +129,9 @@ def test_finished_folds_are_taken_over(
     engines: list[Recipe] = []
     real = runs._engine
 
-    def spy(backbone: Backbone, recipe: Recipe) -> Engine:
+    def spy(archive: Archive, split: Split, recipe: Recipe, on_progress: Progress) -> Engine:
         engines.append(recipe)
-        return real(backbone, recipe)
+        return real(archive, split, recipe, on_progress)
 
     monkeypatch.setattr(runs, "_engine", spy)
     assert strangers(archives[::-1], out, overrides=OVERRIDES) == result

@@ -9,9 +9,10 @@ import pytest
 import scipy.optimize
 import torch
 
+from fingerspell import hands
 from fingerspell.heads import linear_head, mlp_head, probabilities
-from fingerspell.recipes import LinearOptions, MlpOptions
-from fingerspell.training import Examples, train_linear, train_mlp
+from fingerspell.recipes import FusionOptions, LinearOptions, MlpOptions, PointsOptions
+from fingerspell.training import Examples, disturbed, train_linear, train_mlp, train_points
 
 OPTIONS = MlpOptions(hidden=(16, 8), epochs=6, batch_size=16)
 
@@ -145,3 +146,64 @@ def test_folded_standardisation_changes_nothing() -> None:
     x = rng.normal(size=(7, 5)).astype(np.float32)
     logits = linear_head(weight, bias, mean, scale)(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(logits, ((x - mean) / scale) @ weight.T + bias, atol=1e-3)
+
+
+class TestPoints:
+    options = PointsOptions(hidden=(16,), epochs=4, batch_size=32)
+
+    def examples(self, count: int, seed: int) -> Examples:
+        """Hands of three shapes, each a little different; one in eight was missed."""
+        shapes = np.random.default_rng(0).normal(size=(3, 6 * hands.POINTS))
+        rng = np.random.default_rng(seed)
+        targets = rng.integers(3, size=count)
+        rows = np.zeros((count, hands.ROW), np.float32)
+        rows[:, [hands.FOUND, hands.RIGHT, hands.SHAPE]] = 1, 0.9, 1
+        rows[:, hands.PICTURE.start :] = shapes[targets] + 0.1 * rng.normal(size=(count, 6 * hands.POINTS))
+        rows[::8] = 0
+        return Examples(rows[:, None], targets)
+
+    def test_learns_shapes_and_says_nothing_of_missed_hands(self) -> None:
+        train, validation = self.examples(160, 1), self.examples(80, 2)
+        trained = train_points(train, validation, classes=3, options=self.options, seed=0)
+        answers = probabilities(trained.head, torch.from_numpy(validation.features[:, 0]))
+        found = validation.features[:, 0, hands.FOUND] > 0
+        assert (answers.argmax(dim=1).numpy() == validation.targets)[found].mean() > 0.95
+        shares = (np.bincount(train.targets, minlength=3) + 1) / (160 + 3)
+        np.testing.assert_allclose(answers[~found], np.tile(shares, ((~found).sum(), 1)), rtol=1e-4)
+        assert [row["epoch"] for row in trained.history] == [1, 2, 3, 4]
+        assert trained.history[-1]["kept"] == 1
+
+    def test_same_seed_same_head(self) -> None:
+        heads = [
+            train_points(self.examples(64, 1), self.examples(32, 2), classes=3, options=self.options, seed=5).head
+            for _ in range(2)
+        ]
+        one, other = (head.state_dict() for head in heads)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+    def test_fusion_learns_from_both(self) -> None:
+        def with_features(examples: Examples) -> Examples:
+            features = np.eye(3, dtype=np.float32)[examples.targets] + 0.1
+            return replace(examples, features=np.concatenate([examples.features, features[:, None]], axis=2))
+
+        train, validation = with_features(self.examples(160, 1)), with_features(self.examples(80, 2))
+        trained = train_points(train, validation, classes=3, options=self.options, fusion=FusionOptions(), seed=0)
+        assert trained.history[-1]["validation_accuracy"] > 0.97  # missed hands too: their features speak
+
+    def test_archive_without_any_hand_trains(self) -> None:
+        nothing = Examples(np.zeros((20, 1, hands.ROW), np.float32), np.arange(20) % 3)
+        trained = train_points(nothing, nothing, classes=3, options=self.options, seed=0)
+        assert trained.history[-1]["train_accuracy"] == pytest.approx(7 / 20)
+
+
+def test_disturbed_hands_are_turned_within_bounds_and_else_the_same() -> None:
+    options = PointsOptions(stretch=0.0, jitter=0.0, flip=1e-9, turn=20, tilt=0)
+    points = torch.randn(200, 2, hands.POINTS, 3)
+    changed = disturbed(points, options)
+    torch.testing.assert_close(changed[..., 2], points[..., 2])
+    before, after = (torch.atan2(p[..., 1], p[..., 0]) for p in (points, changed))
+    angles = torch.rad2deg((after - before + torch.pi) % (2 * torch.pi) - torch.pi)
+    assert 15 < angles.abs().max() < 20.01
+    torch.testing.assert_close(angles, angles[:, :1, :1].expand_as(angles), atol=0.01, rtol=0)  # both kinds together
+    mirrored = disturbed(points, replace(options, turn=0.0, flip=1 - 1e-9))
+    torch.testing.assert_close(mirrored, points * torch.tensor([-1, 1, 1]))

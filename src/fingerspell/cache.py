@@ -4,6 +4,7 @@
 <cache>/graphs/<backbone>.json        what a backbone is like, so that it need not be loaded (backbones.py)
 <cache>/graphs/<backbone>.onnx        a backbone as an ONNX graph, in float32 and in 8 bits (graphs.py)
 <cache>/tuned/<backbone>/             weights of a backbone trained on pictures, or its checkpoint (finetuning.py)
+<cache>/models/<file>                 a model of another maker that was fetched (hands.py)
 <cache>/features/<backbone>.sqlite    feature vectors of one backbone, preprocessing and precision (features.py)
 """
 
@@ -25,7 +26,7 @@ _SIDECARS = ("-wal", "-shm")  # SQLite's own, beside the file they belong to
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One remembered file: its kind ("features", "tuned", "graphs" or "scans"), path and bytes on disk."""
+    """One remembered file: its kind ("features", "tuned", "graphs", "models" or "scans"), path and bytes on disk."""
 
     kind: str
     path: Path
@@ -51,6 +52,11 @@ def graphs_folder() -> Path:
 def tuned_folder() -> Path:
     """Folder of the remembered weights."""
     return cache_folder() / "tuned"
+
+
+def models_folder() -> Path:
+    """Folder of the fetched models."""
+    return cache_folder() / "models"
 
 
 def features_folder() -> Path:
@@ -87,6 +93,7 @@ def entries() -> list[CacheEntry]:
         *(("features", path) for path in sorted(features_folder().glob("*.sqlite"))),
         *(("tuned", path) for path in sorted(tuned_folder().glob("*/*")) if not is_temporary(path)),
         *(("graphs", path) for path in sorted(graphs_folder().glob("*.*")) if not is_temporary(path)),
+        *(("models", path) for path in sorted(models_folder().glob("*.*")) if not is_temporary(path)),
         *(("scans", path) for path in sorted(scans_folder().glob("*.json"))),
     ]
     return [CacheEntry(kind, path, sum(p.stat().st_size for p in _files(path))) for kind, path in found]
@@ -99,7 +106,11 @@ def clear() -> int:
     """
     freed = 0
     for leftover in filter(
-        is_temporary, (*scans_folder().glob("*"), *graphs_folder().glob("*"), *tuned_folder().glob("*/*"))
+        is_temporary,
+        (
+            *(path for folder in (scans_folder(), graphs_folder(), models_folder()) for path in folder.glob("*")),
+            *tuned_folder().glob("*/*"),
+        ),
     ):
         leftover.unlink(missing_ok=True)
     for entry in entries():

@@ -42,6 +42,10 @@ RecipeName = Annotated[
     str | None,
     typer.Option("--recipe", help="real, synthetic or a .toml file; chosen by the layout of the archive if left out."),
 ]
+HandModel = Annotated[
+    Path | None,
+    typer.Option("--hand-model", metavar="FILE", help="MediaPipe's hand_landmarker.task; fetched once if left out."),
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace finished results in that folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
@@ -61,8 +65,13 @@ def _values(
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the network's input in pixels.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="A timm model name (vgg16, resnet50, ...) or efficientnet-lite0.")
+        str | None,
+        typer.Option(help="A timm model name (vgg16, resnet50, ...), efficientnet-lite0 or hand-landmarks."),
     ] = None,
+    crop: Annotated[
+        str | None, typer.Option(help="hand: the backbone sees the hand alone, mirrored to a right one.")
+    ] = None,
+    hand_model: HandModel = None,
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Local safetensors file with the backbone's weights.")
     ] = None,
@@ -80,7 +89,13 @@ def _values(
     tune_rate: Annotated[
         float | None, typer.Option(help="--fine-tune: learning rate of the last layers, at its height.")
     ] = None,
-    head: Annotated[str | None, typer.Option(help="mlp (the study's) or linear (softmax regression).")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="mlp (the study's), linear (softmax regression), points (of hand-landmarks) or fusion (points and "
+            "the backbone)."
+        ),
+    ] = None,
     split: Annotated[
         str | None,
         typer.Option(help="first-per-class, folders, random, blocks, bursts, groups, leave-one-group-out."),
@@ -129,6 +144,8 @@ def _values(
         "split.sample": sample,
         "split.reference_leak": reference_leak or None,
         "features.backbone": backbone,
+        "features.crop": crop,
+        "features.hand_model": str(hand_model) if hand_model else None,
         "features.weights": str(weights) if weights else None,
         "features.size": size,
         "features.interpolation": interpolation,
@@ -166,6 +183,8 @@ def _with_values(verb: Callable[..., None]) -> Callable[..., None]:
         "fingerspell train archive.zip --backbone efficientnet-lite0 --size 224 --head linear",
         "fingerspell train archive.zip --backbone efficientnet-lite0 --size 128 --fine-tune",
         "fingerspell train people.zip --split groups --groups signers.csv:signer",
+        "fingerspell train archive.zip --backbone hand-landmarks",
+        "fingerspell train archive.zip --backbone efficientnet-lite0 --crop hand --head fusion",
         "fingerspell train one.zip other.zip --split leave-one-group-out --held-out other --per-group 40",
     )
 )
@@ -250,6 +269,7 @@ def strangers(
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a run, or of its model.")],
     archive: Archive,
+    hand_model: HandModel = None,
     out: Out = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -258,7 +278,7 @@ def evaluate(
     from fingerspell import runs
     from fingerspell.model import load_model
 
-    loaded = load_model(model)
+    loaded = load_model(model, hand_model)
     with console.progress() as on_progress:
         run = runs.evaluate(loaded, archive, out=out, overwrite=overwrite, on_progress=on_progress)
     _tell(run, as_json=as_json)
@@ -274,6 +294,7 @@ def evaluate(
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a run, or of its model.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders, archives; - is stdin.")],
+    hand_model: HandModel = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture.")] = False,
 ) -> None:
     """Name the letter on pictures, or say "no letter"; then the likeliest letter and the runner-up, with probabilities.
@@ -282,7 +303,7 @@ def predict(
     """
     from fingerspell.model import load_model, predictions
 
-    loaded = load_model(model)
+    loaded = load_model(model, hand_model)
     unreadable: list[str] = []
 
     def on_unreadable(name: str, reason: str) -> None:
@@ -358,6 +379,7 @@ def compare(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="MODEL... ARCHIVE...", help="Folders of runs or models, and data sets.")
     ],
+    hand_model: HandModel = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("runs/comparison"),
     as_json: Json = False,
 ) -> None:
@@ -372,7 +394,11 @@ def compare(
     models = [entry for entry in entries.values() if entry]
     with console.progress() as on_progress:
         result = comparing.compare(
-            models, [path for path, entry in entries.items() if not entry], out, on_progress=on_progress
+            models,
+            [path for path, entry in entries.items() if not entry],
+            out,
+            hand_model=hand_model,
+            on_progress=on_progress,
         )
     if as_json:
         typer.echo(json.dumps(result))
@@ -394,6 +420,7 @@ def explain(
         Path | None, typer.Option(metavar="CSV", help="Where the hands are: path, left, top, right, bottom.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures, evenly spaced among the inputs.")] = 24,
+    hand_model: HandModel = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("explanation"),
     as_json: Json = False,
 ) -> None:
@@ -407,7 +434,7 @@ def explain(
 
     with console.progress() as on_progress:
         found = explanation.explain_files(
-            load_model(model),
+            load_model(model, hand_model),
             lambda: _pictures(inputs, lambda name, reason: console.warn(f"{name}: {reason}")),
             out,
             boxes=boxes,

@@ -22,7 +22,7 @@ from fingerspell.alphabet import LETTERS, STATIC_LETTERS
 from fingerspell.archive import open_archive
 from fingerspell.backbones import backbone_of
 from fingerspell.dataset import scan
-from fingerspell.engines import open_engine
+from fingerspell.engines import Hands, HandsEngine, open_engine
 from fingerspell.errors import DatasetError, ModelError, RunError
 from fingerspell.exporting import read_head
 from fingerspell.features import extract, open_store
@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import nn
 
     from fingerspell.archive import Archive
     from fingerspell.calibration import Probabilities
     from fingerspell.dataset import Dataset, Picture
+    from fingerspell.engines import Engine
     from fingerspell.progress import Progress
 
 _FEW = 5  # pictures of a letter below which nothing is said of its change
@@ -104,9 +106,14 @@ def entries_in(path: Path) -> Entry | None:
 
 
 def compare(
-    entries: Sequence[Entry], archives: Sequence[Path], out: Path, *, on_progress: Progress = silent
+    entries: Sequence[Entry],
+    archives: Sequence[Path],
+    out: Path,
+    *,
+    hand_model: Path | None = None,
+    on_progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Measure every row on every archive and write the results to ``out``.
+    """Measure every row on every archive and write the results to ``out``; ``hand_model`` is ``load_model``'s.
 
     Raises
     ------
@@ -120,7 +127,7 @@ def compare(
         if len(set(names)) < len(names):
             raise RunError(f"compare: two {kind} have one name ({', '.join(sorted(names))}). Rename one of them.")
     cells: dict[tuple[str, str], Answered] = {}
-    models = {folder: load_model(folder) for entry in entries for folder in entry.folders}
+    models = {folder: load_model(folder, hand_model) for entry in entries for folder in entry.folders}
     for path in archives:
         with open_archive(path) as archive:
             dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
@@ -222,15 +229,27 @@ def _probabilities(
     import torch
 
     head = read_head(folder, model.card.head)
-    backbone = backbone_of(model.card.backbone, dimension=next(iter(head.parameters())).shape[-1])
-    keep_graph(backbone, folder / "model.onnx", cache.graphs_folder())
-    engine = open_engine(backbone, cache.graphs_folder(), engine="openvino", precision=model.card.backbone["precision"])
+    engine = _engine(folder, model, head)
     original = VIEWS[:1]
     with open_store(cache.features_folder(), engine) as store:
         extract(archive, pictures, engine, store, views=original, on_progress=on_progress)
         features = store.load(pictures, original)[:, 0]
     result: Probabilities = probabilities(head, torch.from_numpy(features)).numpy()
     return result
+
+
+def _engine(folder: Path, model: Model, head: nn.Module) -> Engine:
+    """Engine of the features that a model's head reads, without the backbone's weights."""
+    points = HandsEngine(model.detector) if model.detector else None
+    if points and model.card.size is None:
+        return points
+    joined = model.card.head == "fusion"
+    hands = Hands(points, crop=model.card.crop == "hand", joined=joined) if points else None
+    network = head.get_submodule("pixels") if joined else head
+    backbone = backbone_of(model.card.backbone, dimension=next(iter(network.parameters())).shape[-1])
+    keep_graph(backbone, folder / "model.onnx", cache.graphs_folder())
+    precision = model.card.backbone["precision"]
+    return open_engine(backbone, cache.graphs_folder(), engine="openvino", precision=precision, hands=hands)
 
 
 def _sureness(answered: Answered) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What runs a backbone over many pictures: torch on a graphics card, OpenVINO on a processor.
 
-This is the one place that knows of devices, precisions and batches. Lower precision is used where it costs next to
+Beside them stands MediaPipe, whose "network" is a search for the hand (``hands.py``). This is the one place that knows
+of devices, precisions and batches. Lower precision is used where it costs next to
 nothing: float32 features are the reference, and how near the others come is measured on rendered hands before they are
 trusted (``graphs.Agreement``), and once more on the pictures of every run that uses them (``runs``).
 """
@@ -10,13 +11,14 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import deque
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
-from fingerspell import graphs
+from fingerspell import graphs, hands, images
 from fingerspell.errors import BackboneError
 from fingerspell.streams import batched
 
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fingerspell.backbones import Backbone
-    from fingerspell.images import Pixels
+    from fingerspell.hands import Detector, Row
+    from fingerspell.images import Pixels, View
     from fingerspell.recipes import EngineKind, Precision
 
     Vectors = NDArray[np.float32]
+    Prepared = NDArray[Any]  # what an engine prepares of a picture: pixels (size, size, 3), or a row of its hand
 
 Key = TypeVar("Key")
 
@@ -42,7 +46,116 @@ _OPENVINO_PRECISION = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
 class Engine(ABC):
-    """A backbone on a device, in a precision.
+    """What turns pictures into vectors, in a precision.
+
+    Attributes
+    ----------
+    name : str
+        "torch", "openvino" or "mediapipe".
+    title : str
+        Of what it runs, as the user asked for it.
+    precision : str
+        "float32", "bfloat16" or "int8".
+    dimension : int
+        Length of a vector.
+    hands : Hands or None
+        What is done with the points of the hands besides.
+    calls : int
+        Batches computed so far.
+    """
+
+    name: str
+    hands: Hands | None = None
+
+    def __init__(self, title: str, dimension: int, precision: Precision) -> None:
+        self.title, self.dimension, self.precision = title, dimension, precision
+        self.calls = 0
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Everything the vectors depend on besides the picture, as JSON: the key of the feature cache."""
+
+    @abstractmethod
+    def inputs(self) -> dict[str, Any]:
+        """What a model's card says of its inputs: size, interpolation, crop and hands (``model.Card``)."""
+
+    @abstractmethod
+    def graph(self, folder: Path) -> Path | None:
+        """ONNX graph of the backbone, under the folder of graphs; None where vectors are all that a model takes."""
+
+    @abstractmethod
+    def prepare(self, pixels: Pixels, view: View, row: Row | None) -> Prepared:
+        """What goes into the network: from a decoded picture (height, width, 3), and its hand where it is looked for.
+
+        The same function prepares a picture for the exported model (``model.Model.prepare``).
+        """
+
+    @abstractmethod
+    def stream(self, pictures: Iterable[tuple[Key, Prepared]]) -> Iterator[tuple[list[Key], Vectors]]:
+        """Keys and float32 vectors (n, dimension) of (key, prepared picture), in order, batch by batch.
+
+        Pictures are drawn while the network works on earlier ones.
+        """
+
+
+class HandsEngine(Engine):
+    """MediaPipe's search for the hand, as a backbone whose vector is the row of ``hands.py``.
+
+    Preparing a picture is all the work: threads do it, each with an instance of its own.
+    """
+
+    name = "mediapipe"
+    _BATCH = 64  # rows that are remembered together
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__(hands.NAME, hands.ROW, "float32")
+        self.detector = detector
+
+    @property
+    def identity(self) -> str:
+        """See ``Engine.identity``."""
+        facts = {"backbone": self.title, "weights": self.detector.sha256, "precision": self.precision}
+        return json.dumps(facts | self.detector.identity, sort_keys=True)
+
+    def inputs(self) -> dict[str, Any]:
+        """See ``Engine.inputs``."""
+        return {"size": None, "interpolation": None, "hands": self.detector.identity}
+
+    def graph(self, folder: Path) -> None:
+        """See ``Engine.graph``."""
+
+    def prepare(self, pixels: Pixels, view: View, row: Row | None) -> Row:
+        """Row of the view, (131,)."""
+        return self.detector.look(images.view_of(pixels, view))
+
+    def stream(self, pictures: Iterable[tuple[Key, Prepared]]) -> Iterator[tuple[list[Key], Vectors]]:
+        """See ``Engine.stream``."""
+        for batch in batched(pictures, self._BATCH):
+            self.calls += 1
+            yield [key for key, _ in batch], np.stack([row for _, row in batch]).astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What the engine of a network does with the points of the hands.
+
+    Attributes
+    ----------
+    engine : HandsEngine
+    crop : bool
+        The network sees the hand alone.
+    joined : bool
+        Each vector stands behind the row of its picture, for a head that reads both.
+    """
+
+    engine: HandsEngine
+    crop: bool
+    joined: bool
+
+
+class NetworkEngine(Engine):
+    """A backbone on a device.
 
     Pictures go through in batches of exactly ``batch`` (the last one is padded): a kernel that a library chooses by
     batch size would otherwise change a vector's last bits with its neighbours.
@@ -50,61 +163,60 @@ class Engine(ABC):
     Attributes
     ----------
     backbone : Backbone
-    name : str
-        "torch" or "openvino".
-    precision : str
-        "float32", "bfloat16" or "int8".
     batch : int
-    calls : int
-        Batches computed so far.
     """
 
     name: EngineKind
 
-    def __init__(self, backbone: Backbone, precision: Precision, batch: int) -> None:
-        self.backbone, self.precision, self.batch = backbone, precision, batch
-        self.calls = 0
-
-    @property
-    def dimension(self) -> int:
-        """Length of a feature vector."""
-        return self.backbone.dimension
+    def __init__(self, backbone: Backbone, precision: Precision, batch: int, hands: Hands | None = None) -> None:
+        super().__init__(backbone.name, backbone.dimension, precision)
+        self.backbone, self.batch, self.hands = backbone, batch, hands
 
     @property
     def identity(self) -> str:
-        """Everything the features depend on besides the picture, as JSON: the key of the feature cache.
-
-        Not the name: in the same precision engines agree to rounding.
-        """
-        if self.precision == "float32":
-            return self.backbone.identity
-        facts = json.loads(self.backbone.identity) | {"precision": self.precision, "graph": graphs.VERSION}
+        """See ``Engine.identity``. Not the engine's name: in the same precision engines agree to rounding."""
+        facts = json.loads(self.backbone.identity)
+        if self.precision != "float32":
+            facts |= {"precision": self.precision, "graph": graphs.VERSION}
+        if self.hands and self.hands.crop:
+            facts |= {"crop": hands.VERSION} | self.hands.engine.detector.identity
         return json.dumps(facts, sort_keys=True)
 
-    @abstractmethod
-    def stream(self, pictures: Iterable[tuple[Key, Pixels]]) -> Iterator[tuple[list[Key], Vectors]]:
-        """Keys and float32 vectors (n, dimension) of (key, uint8 picture (size, size, 3)), in order, batch by batch.
+    def inputs(self) -> dict[str, Any]:
+        """See ``Engine.inputs``."""
+        preprocessing = self.backbone.preprocessing
+        facts: dict[str, Any] = {"size": preprocessing.size, "interpolation": preprocessing.interpolation}
+        if self.hands:
+            facts |= self.hands.engine.inputs() | facts | {"crop": "hand" if self.hands.crop else None}
+        return facts
 
-        Pictures are drawn while the network works on earlier ones.
-        """
+    def graph(self, folder: Path) -> Path:
+        """See ``Engine.graph``."""
+        return graphs.backbone_graph(self.backbone, folder)
 
-    def _stacked(self, batch: Sequence[tuple[Key, Pixels]]) -> tuple[list[Key], Pixels]:
+    def prepare(self, pixels: Pixels, view: View, row: Row | None) -> Pixels:
+        """Pixels (size, size, 3)."""
+        preprocessing = self.backbone.preprocessing
+        crop_row = row if self.hands and self.hands.crop else None
+        return hands.network_input(pixels, preprocessing.size, preprocessing.interpolation, view, crop_row)
+
+    def _stacked(self, batch: Sequence[tuple[Key, Prepared]]) -> tuple[list[Key], Pixels]:
         """Keys, and a full batch of pictures (batch, size, size, 3)."""
         self.calls += 1
         pixels = [picture for _, picture in batch]
         return [key for key, _ in batch], np.stack(pixels + [pixels[0]] * (self.batch - len(pixels)))
 
 
-class TorchEngine(Engine):
+class TorchEngine(NetworkEngine):
     """Torch, on the graphics card if there is one. Float32 and nothing less, so the vectors are a processor's."""
 
     name = "torch"
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, hands: Hands | None = None) -> None:
         self._device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-        super().__init__(backbone, "float32", batch=64 if self._device.type == "cpu" else 256)
+        super().__init__(backbone, "float32", 64 if self._device.type == "cpu" else 256, hands)
 
-    def stream(self, pictures: Iterable[tuple[Key, Pixels]]) -> Iterator[tuple[list[Key], Vectors]]:
+    def stream(self, pictures: Iterable[tuple[Key, Prepared]]) -> Iterator[tuple[list[Key], Vectors]]:
         """See ``Engine.stream``."""
         network = self.backbone.network.to(self._device)
         try:
@@ -118,14 +230,14 @@ class TorchEngine(Engine):
             network.to("cpu")  # where the rest of a run expects it
 
 
-class OpenVinoEngine(Engine):
+class OpenVinoEngine(NetworkEngine):
     """OpenVINO on the processor: a batch on each core, and more waiting so that none is ever idle."""
 
     name = "openvino"
     _WAITING = 2  # batches beyond those that are computed
 
-    def __init__(self, backbone: Backbone, precision: Precision, graph: Path) -> None:
-        super().__init__(backbone, precision, batch=16)
+    def __init__(self, backbone: Backbone, precision: Precision, graph: Path, hands: Hands | None = None) -> None:
+        super().__init__(backbone, precision, 16, hands)
         self._graph = graph
 
     @cached_property
@@ -145,7 +257,7 @@ class OpenVinoEngine(Engine):
         busy = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         return [compiled.create_infer_request() for _ in range(busy + self._WAITING)]
 
-    def stream(self, pictures: Iterable[tuple[Key, Pixels]]) -> Iterator[tuple[list[Key], Vectors]]:
+    def stream(self, pictures: Iterable[tuple[Key, Prepared]]) -> Iterator[tuple[list[Key], Vectors]]:
         """See ``Engine.stream``."""
         free, running = deque[Any](), deque[tuple[list[Key], Any]]()
 
@@ -173,8 +285,13 @@ class OpenVinoEngine(Engine):
 
 
 def open_engine(
-    backbone: Backbone, folder: Path, *, engine: EngineKind | None = None, precision: Precision | None = None
-) -> Engine:
+    backbone: Backbone,
+    folder: Path,
+    *,
+    engine: EngineKind | None = None,
+    precision: Precision | None = None,
+    hands: Hands | None = None,
+) -> NetworkEngine:
     """Fastest engine that this machine has for a backbone, at no cost in accuracy.
 
     Parameters
@@ -187,6 +304,8 @@ def open_engine(
         "torch" or "openvino"; None chooses: torch where there is a graphics card, OpenVINO elsewhere.
     precision
         "float32", "bfloat16" or "int8"; None chooses the fastest whose features are as good as float32's.
+    hands
+        What to do with the points of the hands; None: pictures are seen whole, and nothing looks for hands.
 
     Raises
     ------
@@ -199,12 +318,12 @@ def open_engine(
                 f"engine torch computes features in float32, found precision {precision}. "
                 "Leave --precision out, or give --engine openvino."
             )
-        return TorchEngine(backbone)
+        return TorchEngine(backbone, hands)
     chosen = precision or _trusted_precision(backbone, folder)
     if chosen == "bfloat16" and not _has_bfloat16():
         raise BackboneError("this processor has no bfloat16 instructions. Leave --precision out, or give float32.")
     graph = graphs.int8_graph if chosen == "int8" else graphs.backbone_graph
-    return OpenVinoEngine(backbone, chosen, graph(backbone, folder))
+    return OpenVinoEngine(backbone, chosen, graph(backbone, folder), hands)
 
 
 def _default_engine() -> EngineKind:

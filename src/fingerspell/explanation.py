@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fingerspell.errors import DatasetError
+from fingerspell.errors import DatasetError, ModelError
 from fingerspell.figures import SHEET, evidence_figure, png
 from fingerspell.files import write_bytes, write_text
 from fingerspell.progress import silent
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fingerspell.images import Pixels
-    from fingerspell.model import Model
+    from fingerspell.model import Model, Seen
     from fingerspell.progress import Progress
 
     Evidence = NDArray[np.float32]
@@ -77,13 +77,25 @@ class Explanation:
         return float(self.evidence[rows, columns].sum()) / total if total else None
 
 
-def explain(model: Model, pixels: Pixels) -> Explanation:
-    """Occlusion map of a model's answer on a prepared picture (size, size, 3)."""
+def explain(model: Model, seen: Seen) -> Explanation:
+    """Occlusion map of a model's answer on a prepared picture; the points of its hand, if it reads them, stay.
+
+    Raises
+    ------
+    ModelError
+        If the model sees no pixels.
+    """
+    if "pictures" not in seen:
+        raise ModelError(
+            f"{model.card.name}: this model reads the points of the hand alone, expected one that sees pixels. "
+            "There is nothing to cover; give another model."
+        )
+    pixels = seen["pictures"]
     size = len(pixels)
     side = max(1, round(_PATCH * size))
     places = np.linspace(0, size - side, _STEPS).round().astype(int)
     corners = [(top, left) for top in places for left in places]
-    before = model.probabilities(pixels[None])[0]
+    before = model.probabilities([seen])[0]
     answer = int(before.argmax())
     colour = pixels.reshape(-1, 3).mean(axis=0).astype(np.uint8)
     falls = np.zeros((size, size), np.float32)
@@ -93,7 +105,7 @@ def explain(model: Model, pixels: Pixels) -> Explanation:
         covered = np.repeat(pixels[None], len(some), axis=0)
         for picture, (top, left) in zip(covered, some, strict=True):
             picture[top : top + side, left : left + side] = colour
-        after = model.probabilities(covered)[:, answer]
+        after = model.probabilities([seen | {"pictures": picture} for picture in covered])[:, answer]
         for fall, (top, left) in zip(before[answer] - after, some, strict=True):
             falls[top : top + side, left : left + side] += max(0.0, float(fall))
             covers[top : top + side, left : left + side] += 1
@@ -176,13 +188,13 @@ def explain_files(
     for name, data in files():
         if name not in chosen:
             continue
-        pixels = model.prepare(data)
-        found = explain(model, pixels)
+        seen = model.prepare(data)
+        found = explain(model, seen)
         row: dict[str, Any] = {"id": name, "letter": found.letter, "probability": found.probability}
         if name in known:
             row |= {"inside": found.share_inside(known[name]), "area": known[name].area}
         rows.append(row)
-        maps.append((pixels, found.evidence))
+        maps.append((seen["pictures"], found.evidence))
         on_progress("Covering pictures", len(rows), len(chosen))
     result: dict[str, Any] = {"model": model.card.name, "pictures": rows}
     for key in ("inside", "area"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fingerspell.model import Card
 
 
-def write_model(folder: Path, graph: Path, head: nn.Module, card: Card) -> None:
+def write_model(folder: Path, graph: Path | None, head: nn.Module, card: Card) -> None:
     """Write model.onnx (head on the backbone's ``graph``), head.safetensors, model.json, README.md and SHA256SUMS."""
     tensors = {key: value.contiguous() for key, value in head.state_dict().items()}
     files = {
@@ -36,7 +36,7 @@ def write_model(folder: Path, graph: Path, head: nn.Module, card: Card) -> None:
     write_text(folder / "SHA256SUMS", sums)
 
 
-def read_head(folder: Path, kind: str) -> nn.Sequential:
+def read_head(folder: Path, kind: str) -> nn.Module:
     """Trained part of a model, with its temperature."""
     tensors = safetensors.torch.load((folder / "head.safetensors").read_bytes())
     return head_of(kind, tensors)
@@ -72,8 +72,7 @@ a still picture they are a guess.
   {trained["validation"]:,} more for validation).
 - **Accuracy** {score["accuracy"]:.3f} [{low:.3f}, {high:.3f}] on {score["pictures"]:,} test pictures of
   {len(card.labels)} letters{static_too}. {_meaning(card)}
-- **Input** RGB uint8 pictures of shape (batch, {card.size}, {card.size}, 3), resized with {card.interpolation}
-  interpolation; the rest of the preprocessing is inside `model.onnx`.
+{_inputs(card)}
 - **Output** probabilities of {", ".join(card.labels)}, in this order.
 - **No letter** where the best probability is below {card.threshold:.2f}: chosen so that {card.risk:.0%} of the letters
   named on {fitted_on} are wrong. Probabilities are calibrated there too (temperature {card.temperature:.2f}).
@@ -81,3 +80,23 @@ a still picture they are a guess.
 {notes}
 Not for: sentences, other sign languages, identifying people, or any decision about a person.
 """
+
+
+def _inputs(card: Card) -> str:
+    """What `model.onnx` takes."""
+    lines = []
+    if card.size is not None:
+        lines.append(
+            f"- **Input** RGB uint8 pictures of shape (batch, {card.size}, {card.size}, 3), resized with "
+            f"{card.interpolation}\n  interpolation; the rest of the preprocessing is inside `model.onnx`."
+        )
+    if card.crop:
+        lines.append(
+            "- **Crop** a picture is cut to its hand first (`fingerspell.hands.crop`), and a left hand mirrored."
+        )
+    if card.hands:
+        lines.append(
+            f"- **Hands** are looked for by MediaPipe (model sha256 `{card.hands['hands'][:16]}`), which "
+            "using this model needs:\n  `pip install 'fingerspell[hands]'`. A row holds what `fingerspell.hands` says."
+        )
+    return "\n".join(lines)

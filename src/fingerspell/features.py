@@ -9,6 +9,7 @@ several processes; nothing here needs a lock of its own.
 from __future__ import annotations
 
 import hashlib
+import math
 import sqlite3
 import time
 from contextlib import closing, contextmanager
@@ -20,6 +21,7 @@ import numpy as np
 from fingerspell import images
 from fingerspell.cache import stem
 from fingerspell.errors import CacheError, DatasetError
+from fingerspell.hands import NAME
 from fingerspell.progress import silent
 from fingerspell.streams import ordered_map
 
@@ -30,10 +32,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fingerspell.archive import Archive
-    from fingerspell.backbones import Preprocessing
     from fingerspell.dataset import Picture
-    from fingerspell.engines import Engine
-    from fingerspell.images import Pixels, View
+    from fingerspell.engines import Engine, Prepared
+    from fingerspell.hands import Row
+    from fingerspell.images import View
     from fingerspell.progress import Progress
 
     Vectors = NDArray[np.float32]
@@ -70,12 +72,20 @@ class Extraction:
 
 
 class FeatureStore:
-    """Feature vectors of one engine identity, in one SQLite file under ``folder``."""
+    """Feature vectors of one engine identity, in one SQLite file under ``folder``.
+
+    Attributes
+    ----------
+    hands : FeatureStore or None
+        Rows of the hands, where the engine looks for them.
+    """
 
     def __init__(self, folder: Path, engine: Engine) -> None:
         identity = engine.identity
-        self.path = folder / f"{stem(engine.backbone.name, identity)}.sqlite"
+        self.path = folder / f"{stem(engine.title, identity)}.sqlite"
         self.dimension = engine.dimension
+        self.hands = FeatureStore(folder, engine.hands.engine) if engine.hands else None
+        self._joined = engine.hands is not None and engine.hands.joined
         with self._errors():
             folder.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=_WAIT_S)
@@ -100,7 +110,7 @@ class FeatureStore:
             self._database.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", rows)
 
     def load(self, pictures: Sequence[Picture], views: Sequence[View]) -> Vectors:
-        """Vectors of shape (pictures, views, dimension).
+        """Vectors of shape (pictures, views, dimension); behind the rows of the hands where the engine joins them.
 
         Raises
         ------
@@ -121,10 +131,14 @@ class FeatureStore:
                         f"{self.path}: {len(pictures) - found} of {len(pictures)} vectors of the {view} view are not "
                         "there or damaged. If the cache was cleared during the run, start it again; if not, clear it."
                     )
+        if self.hands and self._joined:
+            return np.concatenate([self.hands.load(pictures, views), result], axis=2)
         return result
 
     def close(self) -> None:
         """Close the file."""
+        if self.hands:
+            self.hands.close()
         self._database.close()
 
     def _set_up(self, identity: str) -> None:
@@ -183,15 +197,18 @@ def extract(
     UnreadableError
         If the archive has become unreadable since.
     """
+    before = Extraction()
+    if engine.hands and store.hands:
+        before = extract(archive, pictures, engine.hands.engine, store.hands, views=views, on_progress=on_progress)
     todo = store.missing(pictures, views)
     total = len(pictures) * len(views)
     remembered = total - sum(len(absent) for _, absent in todo)
     calls_before, computed = engine.calls, 0
-    for keys, vectors in engine.stream(network_inputs(archive, todo, engine.backbone.preprocessing)):
+    for keys, vectors in engine.stream(network_inputs(archive, todo, engine, store.hands)):
         store.add(keys, vectors)
         computed += len(keys)
-        on_progress("Computing features", remembered + computed, total)
-    return Extraction(len(todo), engine.calls - calls_before, computed, remembered)
+        on_progress("Looking for hands" if engine.title == NAME else "Computing features", remembered + computed, total)
+    return before + Extraction(len(todo), engine.calls - calls_before, computed, remembered)
 
 
 def open_store(folder: Path, engine: Engine) -> closing[FeatureStore]:
@@ -200,17 +217,43 @@ def open_store(folder: Path, engine: Engine) -> closing[FeatureStore]:
 
 
 def network_inputs(
-    archive: Archive, todo: Iterable[tuple[Picture, tuple[View, ...]]], preprocessing: Preprocessing
-) -> Iterator[tuple[tuple[str, View], Pixels]]:
-    """Yield key and network input (size, size, 3) of every picture and view, in order."""
+    archive: Archive,
+    todo: Sequence[tuple[Picture, tuple[View, ...]]],
+    engine: Engine,
+    hands: FeatureStore | None = None,
+) -> Iterator[tuple[tuple[str, View], Prepared]]:
+    """Key (sha256, view) and network input of pictures in some views, in order, in bounded memory.
 
-    def prepare(work: tuple[Picture, tuple[View, ...], bytes]) -> list[tuple[tuple[str, View], Pixels]]:
+    Parameters
+    ----------
+    archive, todo
+        Pictures, and the views wanted of each.
+    engine
+        Prepares them.
+    hands
+        Rows of the hands (``FeatureStore.hands``), where the engine looks for them; they must be there.
+    """
+    rows = _rows(hands, todo)
+
+    def prepare(work: tuple[Picture, tuple[View, ...], bytes]) -> list[tuple[tuple[str, View], Prepared]]:
         picture, views, data = work
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             raise DatasetError(f"{picture.id}: the picture changed while the archive was being read. Start again.")
-        pixels = images.resize(images.decode(data).pixels, preprocessing.size, preprocessing.interpolation)
-        return [((picture.sha256, view), images.view_of(pixels, view)) for view in views]
+        pixels = images.decode(data).pixels
+        keys: list[tuple[str, View]] = [(picture.sha256, view) for view in views]
+        return [(key, engine.prepare(pixels, key[1], rows.get(key))) for key in keys]
 
     work = ((picture, views, archive.read(picture.id)) for picture, views in todo)
-    for inputs in ordered_map(prepare, work, size=lambda item: len(item[2])):
+    always = engine.title == NAME  # a search for the hand is worth a thread whatever the file
+    for inputs in ordered_map(prepare, work, size=lambda item: math.inf if always else len(item[2])):
         yield from inputs
+
+
+def _rows(hands: FeatureStore | None, todo: Sequence[tuple[Picture, tuple[View, ...]]]) -> dict[tuple[str, View], Row]:
+    """Row of the hand in each view of each picture; none without a store."""
+    rows: dict[tuple[str, View], Row] = {}
+    for view in {view for _, views in todo for view in views} if hands else ():
+        pictures = [picture for picture, views in todo if view in views]
+        loaded = hands.load(pictures, (view,))[:, 0] if hands else ()
+        rows |= {(picture.sha256, view): row for picture, row in zip(pictures, loaded, strict=True)}
+    return rows

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     from fingerspell.archive import Archive
     from fingerspell.dataset import Picture
+    from fingerspell.engines import NetworkEngine
+    from fingerspell.features import FeatureStore
     from fingerspell.progress import Progress
     from fingerspell.recipes import FineTuningOptions
 
@@ -65,12 +67,13 @@ _PATIENCE_S = 24 * 3600  # for the process that reads the pictures; Accelerate's
 
 
 def fine_tune(  # noqa: PLR0913 - what a backbone is trained with
-    backbone: Backbone,
+    engine: NetworkEngine,
     archive: Archive,
     pictures: Sequence[Picture],
     options: FineTuningOptions,
     folder: Path,
     *,
+    hands: FeatureStore | None = None,
     groups: Mapping[str, str] | None = None,
     seed: int = 0,
     on_progress: Progress = silent,
@@ -82,8 +85,8 @@ def fine_tune(  # noqa: PLR0913 - what a backbone is trained with
 
     Parameters
     ----------
-    backbone
-        Where the training starts; it is not changed.
+    engine
+        Its backbone is where the training starts, and is not changed; it prepares the pictures as for features.
     archive
         Where the pictures are.
     pictures
@@ -92,6 +95,8 @@ def fine_tune(  # noqa: PLR0913 - what a backbone is trained with
         How to train.
     folder
         Of the remembered weights; the same for every process.
+    hands
+        Rows of the hands, where the engine looks for them.
     groups
         Who is on each picture, by its id; who has no group is in one.
     seed
@@ -107,12 +112,13 @@ def fine_tune(  # noqa: PLR0913 - what a backbone is trained with
         If a picture's bytes are no longer those that the scan saw.
     """
     kinds = [(picture.label, (groups or {}).get(picture.id, "")) for picture in pictures]
-    own = folder / stem(backbone.name, _key(backbone, pictures, kinds, options, seed))
+    backbone = engine.backbone
+    own = folder / stem(backbone.name, _key(engine, pictures, kinds, options, seed))
     if remembered := _remembered(backbone, own / _WEIGHTS):
         return remembered
     accelerator = _accelerator()
     with accelerator.main_process_first():
-        examples = _letters(archive, pictures, backbone, own / _PICTURES, on_progress)
+        examples = _letters(archive, pictures, engine, hands, own / _PICTURES, on_progress)
     torch.manual_seed(seed)
     network = copy.deepcopy(backbone.network).requires_grad_(requires_grad=True)
     classes, width = int(examples.targets.max()) + 1, backbone.dimension
@@ -250,20 +256,25 @@ class _Letters:
 
 
 def _letters(
-    archive: Archive, pictures: Sequence[Picture], backbone: Backbone, path: Path, on_progress: Progress
+    archive: Archive,
+    pictures: Sequence[Picture],
+    engine: NetworkEngine,
+    hands: FeatureStore | None,
+    path: Path,
+    on_progress: Progress,
 ) -> _Letters:
     """Pictures decoded and resized once, in a file that the system keeps in memory as far as it has room.
 
     So they may be more than the memory holds, several processes share them, and a training that goes on finds them.
     """
-    size = backbone.preprocessing.size
+    size = engine.backbone.preprocessing.size
     if not path.exists():
         partial = path.with_name(f".{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
-                work = ((picture, VIEWS[:1]) for picture in pictures)
-                for done, (_, pixels) in enumerate(network_inputs(archive, work, backbone.preprocessing), start=1):
+                work = [(picture, VIEWS[:1]) for picture in pictures]
+                for done, (_, pixels) in enumerate(network_inputs(archive, work, engine, hands), start=1):
                     file.write(pixels.tobytes())
                     on_progress("Reading pictures", done, len(pictures))
             partial.replace(path)
@@ -279,7 +290,7 @@ def _letters(
 
 
 def _key(
-    backbone: Backbone,
+    engine: NetworkEngine,
     pictures: Sequence[Picture],
     kinds: Sequence[tuple[str, str]],
     options: FineTuningOptions,
@@ -289,7 +300,7 @@ def _key(
     numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
     lines = (f"{p.sha256} {p.label} {numbers[kind]}\n" for p, kind in zip(pictures, kinds, strict=True))
     shown = hashlib.sha256("".join(lines).encode()).hexdigest()
-    return json.dumps([backbone.identity, shown, asdict(options), seed, _VERSION])
+    return json.dumps([engine.identity, shown, asdict(options), seed, _VERSION])
 
 
 def _remembered(backbone: Backbone, path: Path) -> Backbone | None:

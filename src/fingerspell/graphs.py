@@ -29,10 +29,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
-from fingerspell import images
+from fingerspell import hands, images
 from fingerspell.alphabet import LETTERS
 from fingerspell.cache import remember, stem
 from fingerspell.errors import CacheError
+from fingerspell.heads import FusionHead
 from fingerspell.rendering import render_letter
 
 if TYPE_CHECKING:
@@ -119,11 +120,42 @@ def keep_graph(backbone: Backbone, exported: Path, folder: Path) -> None:
         remember(path, part.SerializeToString())
 
 
-def classifier(graph: Path, head: nn.Module) -> bytes:
-    """ONNX file of a backbone's graph with a head and softmax on top: pictures -> probabilities (batch, classes)."""
+def classifier(graph: Path | None, head: nn.Module) -> bytes:
+    """ONNX file of a backbone's graph with a head and softmax on top, with the outputs probabilities (batch, classes).
+
+    Its inputs are the graph's ``pictures``, and for a head that reads hands their rows ``hands`` (batch, 131). Without
+    a graph the rows are all that is read.
+    """
+    if graph is None:
+        return bytes(_exported_head(head, dimension=0).SerializeToString())
     below = _load(graph)
-    above = _head_graph(head, below.ir_version)
-    return bytes(compose.merge_models(below, above, io_map=[("features", "head.features")]).SerializeToString())
+    if isinstance(head, FusionHead):
+        above, edge = _exported_head(head, dimension=head.dimension), "above_features"
+    else:
+        above, edge = _head_graph(head, below.ir_version), "head.features"
+    above.ir_version = below.ir_version
+    return bytes(compose.merge_models(below, above, io_map=[("features", edge)]).SerializeToString())
+
+
+class _Probabilities(nn.Module):
+    """A head that reads hands, with softmax on top and its inputs apart."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, rows: torch.Tensor, features: torch.Tensor | None = None) -> torch.Tensor:
+        joined = rows if features is None else torch.cat([rows, features], dim=1)
+        return torch.softmax(self.head(joined), dim=1)
+
+
+def _exported_head(head: nn.Module, dimension: int) -> onnx.ModelProto:
+    """Graph of a head that reads hands, and features of this dimension if it is not 0."""
+    inputs = (torch.zeros(2, hands.ROW), torch.zeros(2, dimension))[: 2 if dimension else 1]
+    names = ["hands", "above_features"][: len(inputs)]
+    data = _onnx(_Probabilities(head).eval(), inputs, names, "probabilities")
+    # No name may be one of the graph below.
+    return compose.add_prefix(onnx.load_from_string(data), "head.", rename_inputs=False, rename_outputs=False)
 
 
 def _load(graph: Path) -> onnx.ModelProto:
@@ -145,15 +177,21 @@ def _path(backbone: Backbone, folder: Path, suffix: str) -> Path:
 def _export(backbone: Backbone) -> bytes:
     size = backbone.preprocessing.size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    return _onnx(backbone.network, (example,), ["pictures"], "features")
+
+
+def _onnx(network: nn.Module, examples: tuple[torch.Tensor, ...], inputs: list[str], output: str) -> bytes:
+    """ONNX file of a network whose inputs have any batch size."""
+    batch = torch.export.Dim("batch")
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         path = Path(scratch) / "graph.onnx"
         torch.onnx.export(
-            backbone.network,
-            (example,),
+            network,
+            examples,
             path,
-            input_names=["pictures"],
-            output_names=["features"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=inputs,
+            output_names=[output],
+            dynamic_shapes=tuple({0: batch} for _ in examples),
             opset_version=_OPSET,
             external_data=False,
             verbose=False,

@@ -1,19 +1,135 @@
-"""The classifiers that sit on frozen features: the study's perceptron, and a softmax regression."""
+"""The classifiers that sit on features: the study's perceptron, a softmax regression, and two that read hand points.
+
+``points`` reads the row of a hand (``hands.py``); ``fusion`` reads the row with a network's features behind it.
+"""
 
 from __future__ import annotations
 
 import copy
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from fingerspell import hands
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+
+_PALM = (0, 5, 9, 13, 17)  # wrist and knuckles: they move least against one another
+_TIPS = (4, 8, 12, 16, 20)
+# From the wrist along each finger, and across the palm.
+_BONES = [(0 if joint % 4 == 1 else joint - 1, joint) for joint in range(1, hands.POINTS)]
+_BONES += [(5, 9), (9, 13), (13, 17)]
+_BENDS = [(bone, bone + 1) for bone in range(19) if bone % 4 != 3]  # bones of one finger that meet in a joint
+_SPANS = [pair for pair in combinations(range(hands.POINTS), 2) if set(pair) & set(_TIPS)]
+_LEAST = 1e-6
+
+
+def normalise(rows: Tensor) -> Tensor:
+    """Points (N, 2, 21, 3) of rows (N, 131), those of the picture and those of the world, in a frame of the hand.
+
+    The origin is the palm's centre, the unit the length of the palm, and a left hand is mirrored to a right one. The
+    direction of the hand is kept: K and P, G and Q, U and H differ in nothing else. Of a missed hand all are 0.
+    """
+    picture = rows[:, hands.PICTURE].reshape(-1, hands.POINTS, 3)
+    shape = rows[:, hands.SHAPE, None]  # x and z in heights of the picture, as y is
+    picture = picture * torch.stack([shape, torch.ones_like(shape), shape], dim=2)
+    points = torch.stack([picture, rows[:, hands.WORLD].reshape(-1, hands.POINTS, 3)], dim=1)
+    points = points - points[:, :, _PALM].mean(dim=2, keepdim=True)
+    palm = _length(points[:, :, _PALM[1:]].mean(dim=2) - points[:, :, 0])
+    side = torch.where(rows[:, hands.RIGHT] >= 0.5, 1.0, -1.0)
+    mirror = torch.stack([side, torch.ones_like(side), torch.ones_like(side)], dim=1)
+    return points / palm[:, :, None, None] * mirror[:, None, None]
+
+
+def describe(points: Tensor) -> Tensor:
+    """What is read of normalised points (N, 2, 21, 3): they themselves, directions of bones, bends, spans of tips."""
+    bones = points[:, :, [end for _, end in _BONES]] - points[:, :, [start for start, _ in _BONES]]
+    bones = bones / _length(bones).unsqueeze(-1)
+    bends = (bones[:, :, [one for one, _ in _BENDS]] * bones[:, :, [other for _, other in _BENDS]]).sum(dim=3)
+    spans = _length(points[:, :, [one for one, _ in _SPANS]] - points[:, :, [other for _, other in _SPANS]])
+    return torch.cat([part.flatten(1) for part in (points, bones, bends, spans)], dim=1)
+
+
+def _length(vectors: Tensor) -> Tensor:
+    return vectors.square().sum(dim=-1).clamp_min(_LEAST**2).sqrt()
+
+
+DESCRIPTION = describe(torch.zeros(1, 2, hands.POINTS, 3)).shape[1]
+
+
+class PointsHead(nn.Module):
+    """Perceptron on the points of a hand: rows (N, 131) in, logits (N, classes) out.
+
+    A missed hand has the logits ``missed``, the shares of the letters in training.
+    """
+
+    missed: Tensor
+    temperature: Tensor
+
+    def __init__(self, hidden: Sequence[int], classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layers = _perceptron([DESCRIPTION, *hidden, classes], dropout)
+        self.register_buffer("missed", torch.zeros(classes))
+        self.register_buffer("temperature", torch.ones(()))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits of rows."""
+        found = rows[:, hands.FOUND, None] > 0
+        logits = torch.where(found, self.layers(describe(normalise(rows))), self.missed)
+        return logits / self.temperature
+
+
+class FusionHead(nn.Module):
+    """Points and features of a network, each with a branch of its own: (N, 131 + dimension) in, logits out.
+
+    The answer is the weighted geometric mean of both branches' probabilities (a logarithmic opinion pool); a branch
+    that sees nothing (a missed hand; features that are all 0) has no voice. Before the mean each branch's
+    probabilities are mixed with a little of the uniform: a branch that knows the training people by heart is sure of
+    everything, and could otherwise not be outvoted.
+    """
+
+    weight: Tensor
+    temperature: Tensor
+    DOUBT = 0.05  # share of the uniform
+
+    def __init__(
+        self, dimension: int, hidden: Sequence[int], classes: int, weight: float = 0.5, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.dimension = dimension
+        self.points = PointsHead(hidden, classes, dropout)
+        self.pixels = _perceptron([dimension, classes], dropout)
+        self.register_buffer("weight", torch.tensor(weight))
+        self.register_buffer("temperature", torch.ones(()))
+
+    def forward(self, joined: Tensor) -> Tensor:
+        """Logits of rows with features behind them."""
+        rows, features = joined[:, : hands.ROW], joined[:, hands.ROW :]
+        found = rows[:, hands.FOUND, None] > 0
+        there = features.abs().amax(dim=1, keepdim=True) > 0
+        voices = torch.where(found, self.weight, 0.0), torch.where(there, 1 - self.weight, 0.0)
+        pooled = voices[0] * self._doubting(self.points(rows)) + voices[1] * self._doubting(self.pixels(features))
+        total = voices[0] + voices[1]
+        logits = torch.where(total > 0, pooled / total.clamp_min(_LEAST), self.points.missed)
+        return logits / self.temperature
+
+    def _doubting(self, logits: Tensor) -> Tensor:
+        """Log-probabilities."""
+        return ((1 - self.DOUBT) * torch.softmax(logits, dim=1) + self.DOUBT / logits.shape[1]).log()
+
+
+def _perceptron(widths: Sequence[int], dropout: float) -> nn.Sequential:
+    """Batch norm, then dense layers, between them batch norm, ReLU and dropout."""
+    layers: list[nn.Module] = [nn.BatchNorm1d(widths[0]), nn.Dropout(dropout)]
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers[:-3])
 
 
 def mlp_head(dimension: int, hidden: Sequence[int], classes: int) -> nn.Sequential:
@@ -47,24 +163,43 @@ def linear_head(
     return nn.Sequential(linear)
 
 
-def head_of(kind: str, tensors: Mapping[str, Tensor]) -> nn.Sequential:
-    """Head of a kind ("mlp" or "linear") from its tensors."""
-    in_order = sorted(tensors.items(), key=lambda item: int(item[0].split(".")[0]))
-    widths = [value.shape for _, value in in_order if value.ndim == 2]
-    if kind == "mlp":
-        head = mlp_head(widths[0][1], [shape[0] for shape in widths[:-1]], widths[-1][0])
+def head_of(kind: str, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Head of a kind ("mlp", "linear", "points" or "fusion") from its tensors."""
+    head: nn.Module
+    if kind == "points":
+        head = PointsHead(*_widths(tensors, "layers."))
+    elif kind == "fusion":
+        head = FusionHead(tensors["pixels.0.weight"].shape[0], *_widths(tensors, "points.layers."))
     else:
-        head = nn.Sequential(nn.Linear(widths[0][1], widths[0][0]))
+        widths = [value.shape for _, value in _in_order(tensors) if value.ndim == 2]
+        if kind == "mlp":
+            head = mlp_head(widths[0][1], [shape[0] for shape in widths[:-1]], widths[-1][0])
+        else:
+            head = nn.Sequential(nn.Linear(widths[0][1], widths[0][0]))
     head.load_state_dict(dict(tensors))
     return head.eval()
 
 
-def tempered(head: nn.Sequential, temperature: float) -> nn.Sequential:
-    """Head whose logits are divided by a temperature: its last layer is scaled, so that nobody need know of it."""
+def _widths(tensors: Mapping[str, Tensor], prefix: str) -> tuple[list[int], int]:
+    """Hidden widths and classes of a perceptron whose tensors have this prefix."""
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    *hidden, classes = [value.shape[0] for _, value in _in_order(own) if value.ndim == 2]
+    return hidden, classes
+
+
+def _in_order(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    return sorted(tensors.items(), key=lambda item: int(item[0].split(".")[0]))
+
+
+def tempered(head: nn.Module, temperature: float) -> nn.Module:
+    """Head whose logits are divided by a temperature, inside, so that nobody need know of it."""
     scaled = copy.deepcopy(head)
     with torch.no_grad():
-        for parameter in scaled[-1].parameters():
-            parameter.div_(temperature)
+        if isinstance(scaled, nn.Sequential):
+            for parameter in scaled[-1].parameters():
+                parameter.div_(temperature)
+        else:
+            scaled.get_buffer("temperature").mul_(temperature)
     return scaled
 
 

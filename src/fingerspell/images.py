@@ -137,7 +137,7 @@ def resize(pixels: Pixels, size: int, interpolation: Interpolation) -> Pixels:
 
 
 def view_of(pixels: Pixels, view: View) -> Pixels:
-    """Network input (size, size, 3) as it is, or the same hand under another condition.
+    """Picture (height, width, 3), or network input, as it is, or the same hand under another condition.
 
     "mirrored" is the same letter signed by the other hand; "darker" and "brighter" have half and one and a half times
     the values; "coarse" has half the resolution; "blurred" is out of focus.
@@ -151,10 +151,11 @@ def view_of(pixels: Pixels, view: View) -> Pixels:
             factor = _DARKER if view == "darker" else _BRIGHTER
             return (pixels * factor).clip(0, 255).astype(np.uint8)
         case "coarse":
-            small = resize(pixels, max(1, round(len(pixels) * _COARSE)), "bilinear")
-            return resize(small, len(pixels), "bilinear")
+            image, bilinear = Image.fromarray(pixels), Image.Resampling.BILINEAR
+            width, height = (max(1, round(side * _COARSE)) for side in image.size)
+            return np.asarray(image.resize((width, height), bilinear).resize(image.size, bilinear))
         case "blurred":
-            return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(len(pixels) * _BLUR)))
+            return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(max(pixels.shape) * _BLUR)))
 
 
 def _dhash(image: Image.Image) -> str:

@@ -1,6 +1,6 @@
 """A trained model: load its folder, and name the letters on pictures. Needs onnxruntime, no torch.
 
-model/  model.onnx        RGB uint8 pictures (N, size, size, 3) -> probabilities (N, labels); preprocessing inside
+model/  model.onnx        RGB uint8 pictures (N, size, size, 3), or rows of hands, or both -> probabilities (N, labels)
         head.safetensors  the trained part alone
         model.json        labels, input, and where it all came from (``Card``)
         README.md         the same for people
@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnxruntime
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from fingerspell import images
+from fingerspell import hands, images
 from fingerspell.errors import ModelError, UnreadableError
 from fingerspell.images import Interpolation
 from fingerspell.streams import batched, ordered_map
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fingerspell.images import Pixels, View
+    from fingerspell.hands import Detector
+    from fingerspell.images import View
 
+    Seen = dict[str, NDArray[Any]]  # inputs of the network by name: pictures (size, size, 3), hands (131,)
     Probabilities = NDArray[np.float32]
 
-FORMAT = 2
+FORMAT = 3
 NO_LETTER = "no letter"
 _BATCH = 32
 
@@ -51,10 +54,14 @@ class Card:
     name : str
     labels : tuple of str
         Meaning of the outputs, in order.
-    size : int
-        Side of the input in pixels.
-    interpolation : str
+    size : int or None
+        Side of the input in pixels; None if the points of the hands are all that is seen.
+    interpolation : str or None
         How pictures are resized to it.
+    hands : dict or None
+        What the points of the hands depend on (``hands.Detector.identity``); None if nothing looks for hands.
+    crop : "hand" or None
+        Whether a picture is cut to its hand.
     backbone : dict
         Name, digest of the weights, preprocessing.
     head : str
@@ -75,8 +82,8 @@ class Card:
     format: int
     name: str
     labels: tuple[str, ...]
-    size: int
-    interpolation: Interpolation
+    size: int | None
+    interpolation: Interpolation | None
     backbone: dict[str, Any]
     head: str
     trained_on: dict[str, Any]
@@ -85,6 +92,8 @@ class Card:
     threshold: float
     risk: float
     notes: tuple[str, ...] = ()
+    hands: dict[str, Any] | None = None
+    crop: Literal["hand"] | None = None
 
 
 _CARD = TypeAdapter(Card)
@@ -109,26 +118,37 @@ class Model:
     ----------
     card : Card
         What the model's folder says of it.
+    detector : Detector or None
+        Of the hands, if the model looks for them.
     """
 
-    def __init__(self, card: Card, session: onnxruntime.InferenceSession) -> None:
-        self.card = card
+    def __init__(self, card: Card, session: onnxruntime.InferenceSession, detector: Detector | None = None) -> None:
+        self.card, self.detector = card, detector
         self._session = session
+        self._inputs = [entry.name for entry in session.get_inputs()]
 
-    def prepare(self, data: bytes, view: View = "original") -> Pixels:
-        """Network input (size, size, 3) from the bytes of a picture file.
+    def prepare(self, data: bytes, view: View = "original") -> Seen:
+        """Inputs of the network, by name, from the bytes of a picture file: as the recipe's engine prepares them.
 
         Raises
         ------
         UnreadableError
             If the bytes are no readable picture.
         """
-        pixels = images.resize(images.decode(data).pixels, self.card.size, self.card.interpolation)
-        return images.view_of(pixels, view)
+        pixels, card = images.decode(data).pixels, self.card
+        row = self.detector.look(images.view_of(pixels, view)) if self.detector else None
+        seen: Seen = {}
+        if card.size is not None and card.interpolation is not None:
+            crop_row = row if card.crop else None
+            seen["pictures"] = hands.network_input(pixels, card.size, card.interpolation, view, crop_row)
+        if row is not None and "hands" in self._inputs:
+            seen["hands"] = row
+        return seen
 
-    def probabilities(self, pictures: Pixels) -> Probabilities:
-        """Probabilities (N, labels) of prepared pictures (N, size, size, 3)."""
-        result: Probabilities = self._session.run(None, {"pictures": pictures})[0]
+    def probabilities(self, batch: Sequence[Seen]) -> Probabilities:
+        """Probabilities (N, labels) of prepared pictures."""
+        feed = {name: np.stack([seen[name] for seen in batch]) for name in self._inputs}
+        result: Probabilities = self._session.run(None, feed)[0]
         return result
 
     def predict(self, data: bytes, name: str = "") -> Prediction:
@@ -139,9 +159,7 @@ class Model:
         UnreadableError
             If the bytes are no readable picture.
         """
-        return predictions([name], self.probabilities(self.prepare(data)[None]), self.card.labels, self.card.threshold)[
-            0
-        ]
+        return predictions([name], self.probabilities([self.prepare(data)]), self.card.labels, self.card.threshold)[0]
 
     def stream(
         self,
@@ -161,33 +179,44 @@ class Model:
             "mirrored" looks at the mirror images.
         """
         for batch in batched(self._prepared(files, on_unreadable, view), _BATCH):
-            probabilities = self.probabilities(np.stack([pixels for _, pixels in batch]))
+            probabilities = self.probabilities([seen for _, seen in batch])
             yield from zip([name for name, _ in batch], probabilities, strict=True)
 
     def _prepared(
         self, files: Iterable[tuple[str, bytes]], on_unreadable: Callable[[str, str], None], view: View
-    ) -> Iterator[tuple[str, Pixels]]:
-        def prepare(file: tuple[str, bytes]) -> tuple[str, Pixels | UnreadableError]:
+    ) -> Iterator[tuple[str, Seen]]:
+        def prepare(file: tuple[str, bytes]) -> tuple[str, Seen | UnreadableError]:
             name, data = file
             try:
                 return name, self.prepare(data, view)
             except UnreadableError as error:
                 return name, error
 
-        for name, pixels in ordered_map(prepare, files, size=lambda file: len(file[1])):
-            if isinstance(pixels, UnreadableError):
-                on_unreadable(name, str(pixels))
+        for name, seen in ordered_map(prepare, files, size=lambda file: math.inf if self.detector else len(file[1])):
+            if isinstance(seen, UnreadableError):
+                on_unreadable(name, str(seen))
             else:
-                yield name, pixels
+                yield name, seen
 
 
-def load_model(path: Path | str) -> Model:
+def load_model(path: Path | str, hand_model: Path | None = None) -> Model:
     """Load a model folder, or the one inside a run's folder.
+
+    Parameters
+    ----------
+    path
+        Folder.
+    hand_model
+        MediaPipe's model file, for a model that looks for hands; None: fetched once.
 
     Raises
     ------
     ModelError
         If a file is missing, damaged, or of another version.
+    MissingDependencyError
+        If the model looks for hands and mediapipe is not installed.
+    BackboneError
+        If MediaPipe's model file cannot be had.
     """
     folder = Path(path)
     if (folder / "model" / "model.json").exists():
@@ -209,7 +238,8 @@ def load_model(path: Path | str) -> Model:
             "The file was changed or cut; train or copy the model again."
         ) from error
     _check_digests(folder)
-    return Model(card, _session(folder / "model.onnx"))
+    detector = _detector(folder, card.hands, hand_model) if card.hands else None
+    return Model(card, _session(folder / "model.onnx"), detector)
 
 
 def predictions(
@@ -225,6 +255,18 @@ def predictions(
         Prediction(name, answer(row, first), labels[first], float(row[first]), labels[second], float(row[second]))
         for name, row, (first, second) in zip(ids, probabilities, order[:, :2], strict=True)
     ]
+
+
+def _detector(folder: Path, expected: dict[str, Any], file: Path | None) -> Detector:
+    """Detector that finds the points that the model was trained on."""
+    detector = hands.open_detector(file)
+    if detector.identity != expected:
+        raise ModelError(
+            f"{folder}: the model was trained on hands found with {expected}, found {detector.identity}. "
+            "Give the same model file with --hand-model and install the same major version of mediapipe, or train it "
+            "again."
+        )
+    return detector
 
 
 def _check_format(folder: Path, content: bytes) -> None:

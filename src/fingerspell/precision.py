@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fingerspell import cache
-from fingerspell.engines import open_engine
+from fingerspell.engines import NetworkEngine, open_engine
 from fingerspell.features import extract, open_store
 from fingerspell.graphs import agreement
 from fingerspell.heads import probabilities
@@ -51,9 +51,11 @@ def measure_cost(
         letter is the ``same_letter``, and the fields of ``graphs.Agreement``.
     """
     facts: dict[str, Any] = {"engine": engine.name, "precision": engine.precision}
-    if engine.precision == "float32":
+    if not isinstance(engine, NetworkEngine) or engine.precision == "float32":
         return facts
-    exact = open_engine(engine.backbone, cache.graphs_folder(), engine=engine.name, precision="float32")
+    exact = open_engine(
+        engine.backbone, cache.graphs_folder(), engine=engine.name, precision="float32", hands=engine.hands
+    )
     sample = [pictures[i] for i in np.linspace(0, len(pictures) - 1, min(_PICTURES, len(pictures))).astype(int)]
     original = VIEWS[:1]
     with open_store(cache.features_folder(), exact) as exact_store:

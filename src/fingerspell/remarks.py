@@ -34,7 +34,7 @@ LOOK_ALIKES = (
 LOSS_MARGIN, LOSS_FLOOR = 0.02, 0.005
 LEAST_RISING_EPOCHS = 2  # one bad epoch is noise
 LEAST_FALL = 0.01  # of the first loss; a head that learns anything falls further in its first epochs
-LEARNT_LOSS = 0.05  # the right letter has probability exp(-0.05) = 0.95: little is left to fall
+LEARNT_LOSS = 0.15  # smoothed labels ask for a probability of 0.9, and so for a loss of 0.1: little is left to fall
 RISING_STEP = 0.005  # half a point of accuracy: more than one epoch's noise on thousands of pictures
 TRAINING_DEFICIT = 0.01  # below this, training and validation accuracy count as equal
 MEMORY_GAP = 0.10  # training over validation: one validation picture in ten was learnt only by heart

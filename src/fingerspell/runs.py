@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fingerspell.backbones import Backbone
     from fingerspell.calibration import Calibration
     from fingerspell.dataset import Dataset
-    from fingerspell.engines import Engine
+    from fingerspell.engines import Engine, Hands
     from fingerspell.evaluation import Answers
     from fingerspell.features import Extraction, FeatureStore
     from fingerspell.images import View
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _LICENCES = "The licences of the training pictures and of the pretrained weights may bind this model too: check them."
 _NEWER = ("held_out", "per_group")  # values of a split; without them a recipe keeps the digest it had before them
 _TUNED = "The whole network was fine-tuned on the training pictures."
+_OF_HANDS = ("points", "fusion")  # heads that read the points of a hand, whose options no other head needs
 _ENOUGH_TO_TEST = 5  # pictures a letter in a test folder, below which it is a sample and no test set
 
 
@@ -113,7 +114,6 @@ def train(
     """
     from fingerspell.exporting import write_model
     from fingerspell.features import open_store
-    from fingerspell.graphs import backbone_graph
     from fingerspell.heads import tempered
     from fingerspell.neighbours import has_near_copy
     from fingerspell.precision import cost_notes, measure_cost
@@ -127,15 +127,10 @@ def train(
         split, others = _split(archive, dataset, chosen), _others(dataset, chosen)
         if keep and out and not overwrite and _is_done(Path(out), chosen, split):
             return Run(Path(out), json.loads((Path(out) / "metrics.json").read_text("utf-8")), clock.seconds)
+        if chosen.fine_tuning.enabled and out:
+            _prepare_folder(Path(out), kind="run", overwrite=overwrite)  # before hours of training
         with clock.stage("backbone"):
-            backbone = _backbone(chosen)
-        if chosen.fine_tuning.enabled:
-            if out:
-                _prepare_folder(Path(out), kind="run", overwrite=overwrite)  # before hours of training
-            with clock.stage("fine-tuning"):
-                backbone = _fine_tune(backbone, archive, split, chosen, on_progress)
-        with clock.stage("engine"):
-            engine = _engine(backbone, chosen)
+            engine = _engine(archive, split, chosen, on_progress)
         default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, engine)[:8]}"
         folder = Path(out) if out else default
         _prepare_folder(folder, kind="run", overwrite=overwrite)
@@ -167,7 +162,7 @@ def train(
         with clock.stage("export"):
             card = _card(folder.name, answers.labels, chosen, dataset, engine, fitted, summary)
             card = _with_parts(card, archive, dataset)
-            write_model(folder / "model", backbone_graph(engine.backbone, cache.graphs_folder()), head, card)
+            write_model(folder / "model", engine.graph(cache.graphs_folder()), head, card)
         _write_results(folder, archive, answers, summary, _timing(clock, extraction))
     return Run(folder, summary, clock.seconds, extraction)
 
@@ -187,7 +182,7 @@ def help_to_train(
         dataset = scan(archive, memory=cache.scans_folder())
         chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides or {})
         if chosen.fine_tuning.enabled:
-            _fine_tune(_backbone(chosen), archive, _split(archive, dataset, chosen), chosen, silent)
+            _fine_tune(_backbone(chosen), _hands(chosen), archive, _split(archive, dataset, chosen), chosen, silent)
 
 
 def evaluate(
@@ -266,7 +261,6 @@ def train_everybody(
     """
     from fingerspell.exporting import write_model
     from fingerspell.features import open_store
-    from fingerspell.graphs import backbone_graph
     from fingerspell.heads import tempered
 
     with open_archives(sources) as archive:
@@ -274,10 +268,7 @@ def train_everybody(
         pictures = dataset.letters()
         groups = groups_of(archive, [p.id for p in pictures], chosen.split.groups)
         split = splits.everybody(pictures, chosen.split, groups)
-        backbone = _backbone(chosen)
-        if chosen.fine_tuning.enabled:
-            backbone = _fine_tune(backbone, archive, split, chosen, on_progress)
-        engine = _engine(backbone, chosen)
+        engine = _engine(archive, split, chosen, on_progress)
         write_text(out / "recipe.toml", chosen.to_toml())
         write_text(out / "split.csv", split.to_csv())
         with open_store(cache.features_folder(), engine) as store:
@@ -288,7 +279,7 @@ def train_everybody(
         card = _card(out.name, split.labels, chosen, dataset, engine, fitted, summary)
         card = _with_parts(card, archive, dataset)
         head = tempered(trained.head, fitted.temperature)
-        write_model(out / "model", backbone_graph(engine.backbone, cache.graphs_folder()), head, card)
+        write_model(out / "model", engine.graph(cache.graphs_folder()), head, card)
 
 
 def _split(archive: Archive, dataset: Dataset, recipe: Recipe) -> Split:
@@ -337,27 +328,59 @@ def _backbone(recipe: Recipe) -> Backbone:
     )
 
 
-def _fine_tune(backbone: Backbone, archive: Archive, split: Split, recipe: Recipe, on_progress: Progress) -> Backbone:
-    """Backbone trained on the training pictures; validation and test pictures never come here."""
-    from fingerspell.finetuning import fine_tune
-
-    return fine_tune(
-        backbone,
-        archive,
-        split.train,
-        recipe.fine_tuning,
-        cache.tuned_folder(),
-        groups=groups_of(archive, [picture.id for picture in split.train], recipe.split.groups),
-        seed=recipe.seed,
-        on_progress=on_progress,
-    )
-
-
-def _engine(backbone: Backbone, recipe: Recipe) -> Engine:
-    from fingerspell.engines import open_engine
+def _hands(recipe: Recipe) -> Hands | None:
+    """What is done with the points of the hands; None where nothing looks for hands."""
+    from fingerspell.engines import Hands, HandsEngine
+    from fingerspell.hands import open_detector
+    from fingerspell.recipes import looks_for_hands
 
     features = recipe.features
-    return open_engine(backbone, cache.graphs_folder(), engine=features.engine, precision=features.precision)
+    if not looks_for_hands(recipe):
+        return None
+    points = HandsEngine(open_detector(Path(features.hand_model) if features.hand_model else None))
+    return Hands(points, crop=features.crop == "hand", joined=recipe.head.kind == "fusion")
+
+
+def _fine_tune(
+    backbone: Backbone, hands: Hands | None, archive: Archive, split: Split, recipe: Recipe, on_progress: Progress
+) -> Backbone:
+    """Backbone trained on the training pictures; validation and test pictures never come here."""
+    from fingerspell.engines import TorchEngine
+    from fingerspell.features import extract, open_store
+    from fingerspell.finetuning import fine_tune
+    from fingerspell.images import VIEWS
+
+    engine = TorchEngine(backbone, hands)
+    with open_store(cache.features_folder(), engine) as store:
+        if hands and store.hands:
+            extract(archive, split.train, hands.engine, store.hands, views=VIEWS[:1], on_progress=on_progress)
+        return fine_tune(
+            engine,
+            archive,
+            split.train,
+            recipe.fine_tuning,
+            cache.tuned_folder(),
+            hands=store.hands,
+            groups=groups_of(archive, [picture.id for picture in split.train], recipe.split.groups),
+            seed=recipe.seed,
+            on_progress=on_progress,
+        )
+
+
+def _engine(archive: Archive, split: Split, recipe: Recipe, on_progress: Progress) -> Engine:
+    """What gives the features: the points of hands, or a backbone, fine-tuned first if the recipe says so."""
+    from fingerspell.engines import open_engine
+    from fingerspell.hands import NAME
+
+    features, hands = recipe.features, _hands(recipe)
+    if hands and features.backbone == NAME:
+        return hands.engine
+    backbone = _backbone(recipe)
+    if recipe.fine_tuning.enabled:
+        backbone = _fine_tune(backbone, hands, archive, split, recipe, on_progress)
+    return open_engine(
+        backbone, cache.graphs_folder(), engine=features.engine, precision=features.precision, hands=hands
+    )
 
 
 def _extract(
@@ -374,7 +397,7 @@ def _extract(
     from fingerspell.images import CONDITIONS, VIEWS
 
     wanted = [
-        (split.train, VIEWS if recipe.features.mirrored else VIEWS[:1]),
+        (split.train, _training_views(recipe)),
         (split.validation, VIEWS[:1]),
         (split.test, VIEWS[:1]),
         (others, VIEWS[:1]),
@@ -386,19 +409,38 @@ def _extract(
     return done
 
 
+def _training_views(recipe: Recipe) -> tuple[View, ...]:
+    """Views that training looks at. A hand that was looked for is mirrored to a right one as it is."""
+    from fingerspell.hands import NAME
+    from fingerspell.images import VIEWS
+
+    one_side = recipe.features.backbone == NAME or recipe.features.crop or recipe.head.kind == "fusion"
+    return VIEWS if recipe.features.mirrored and not one_side else VIEWS[:1]
+
+
 def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: Progress) -> Trained:
     """Head trained on train and validation; test pictures never come here."""
     from fingerspell.images import VIEWS
-    from fingerspell.training import Examples, train_linear, train_mlp
+    from fingerspell.training import Examples, train_linear, train_mlp, train_points
 
     labels = split.labels
 
-    def examples(pictures: splits.Pictures, *, mirrored: bool) -> Examples:
+    def examples(pictures: splits.Pictures, views: tuple[View, ...]) -> Examples:
         targets = np.array([labels.index(p.label) for p in pictures], np.int64)
-        return Examples(store.load(pictures, VIEWS if mirrored else VIEWS[:1]), targets)
+        return Examples(store.load(pictures, views), targets)
 
-    train_on = examples(split.train, mirrored=recipe.features.mirrored)
-    choose_on = examples(split.validation, mirrored=False)
+    train_on = examples(split.train, _training_views(recipe))
+    choose_on = examples(split.validation, VIEWS[:1])
+    if recipe.head.kind in _OF_HANDS:
+        return train_points(
+            train_on,
+            choose_on,
+            classes=len(labels),
+            options=recipe.head.points,
+            fusion=recipe.head.fusion if recipe.head.kind == "fusion" else None,
+            seed=recipe.seed,
+            on_progress=on_progress,
+        )
     if recipe.head.kind == "mlp":
         return train_mlp(
             train_on,
@@ -475,7 +517,12 @@ def _digest(recipe: Recipe, dataset: Dataset, split: Split, engine: Engine) -> s
     facts["split"] = {name: v for name, v in facts["split"].items() if v is not None or name not in _NEWER}
     if not recipe.fine_tuning.enabled:  # a recipe keeps the digest it had before there was such a thing
         del facts["fine_tuning"]
-    facts["features"], facts["split"]["groups"] = [engine.identity, recipe.features.mirrored], split.to_csv()
+    facts["head"] = {
+        name: v for name, v in facts["head"].items() if recipe.head.kind in _OF_HANDS or name not in _OF_HANDS
+    }
+    hands = [engine.hands.engine.identity] if engine.hands else []
+    facts["features"] = [engine.identity, recipe.features.mirrored, *hands]
+    facts["split"]["groups"] = split.to_csv()
     text = json.dumps([facts, dataset.digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -517,13 +564,11 @@ def _card(
 ) -> Card:
     from fingerspell.model import FORMAT, Card
 
-    preprocessing = engine.backbone.preprocessing
     return Card(
         format=FORMAT,
         name=name,
         labels=labels,
-        size=preprocessing.size,
-        interpolation=preprocessing.interpolation,
+        **engine.inputs(),
         backbone=json.loads(engine.identity),
         head=recipe.head.kind,
         trained_on={"archive": dataset.name, "pictures_sha256": dataset.digest} | summary["split"],

@@ -25,14 +25,14 @@ def ordered_map(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     *,
-    size: Callable[[Item], int],
+    size: Callable[[Item], float],
     ahead: int = 64,
 ) -> Iterator[Result]:
     """Yield ``function(item)`` in order; large items are done by threads, at most ``ahead`` before they are asked for.
 
     Like ``Executor.map``, which would take all of ``items`` at once and so hold a whole archive in memory. ``items``
     is drawn in the consuming thread, so it may read a file that threads must not share. ``size`` gives the bytes to
-    decode; the consuming thread does small items itself.
+    decode, or infinity for other work; the consuming thread does small items itself.
     """
     pool = ThreadPoolExecutor(processors())
     waiting: deque[Callable[[], Result]] = deque()

@@ -1,12 +1,21 @@
-"""Stand-ins for the slow part, for tests of code that uses fingerspell: a backbone that needs no weights."""
+"""Stand-ins for the slow parts, for tests of code that uses fingerspell: no weights, and no MediaPipe."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fingerspell import hands, images
 from fingerspell.backbones import Backbone, Network, Preprocessing
-from fingerspell.engines import Engine, TorchEngine
+from fingerspell.engines import NetworkEngine, TorchEngine
+
+if TYPE_CHECKING:
+    from fingerspell.hands import Row
+    from fingerspell.images import Pixels
 
 _GRID = 4  # the picture is averaged down to so many cells a side
 
@@ -31,6 +40,28 @@ def fake_backbone(size: int = 16, dimension: int = 24) -> Backbone:
     return Backbone.of("fake", Network(_Projection(dimension), preprocessing))
 
 
-def fake_engine() -> Engine:
+def fake_engine() -> NetworkEngine:
     """Engine that runs the fake backbone, in batches of 64."""
     return TorchEngine(fake_backbone())
+
+
+class FakeDetector(hands.Detector):
+    """Detector whose hands bend with the picture's coarse colours, always the same; dark pictures have none."""
+
+    identity = {"hands": "0" * 64, "mediapipe": "0", "ladder": 0}  # noqa: RUF012 - as the property that it replaces
+
+    def __init__(self) -> None:
+        self.file, self.sha256 = Path("fake.task"), "0" * 64
+
+    def look(self, pixels: Pixels) -> Row:
+        """See ``hands.Detector.look``."""
+        row = np.zeros(hands.ROW, np.float32)
+        row[hands.SHAPE] = pixels.shape[1] / pixels.shape[0]
+        if pixels.mean() < 20:
+            return row
+        colours = images.resize(pixels, _GRID, "bilinear").astype(np.float32).ravel() / 255
+        mixing = np.random.default_rng(0).normal(size=(len(colours), 3 * hands.POINTS)) / len(colours)
+        points = np.random.default_rng(1).random(3 * hands.POINTS) / 2 + 0.25 + colours @ mixing
+        row[[hands.FOUND, hands.RIGHT, hands.SURE]] = 1, 0.9, 0.9
+        row[hands.PICTURE], row[hands.WORLD] = points, points / 10
+        return row

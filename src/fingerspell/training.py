@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +14,8 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from fingerspell.heads import linear_head, mlp_head
+from fingerspell import hands
+from fingerspell.heads import FusionHead, PointsHead, describe, linear_head, mlp_head, normalise
 from fingerspell.progress import silent
 
 if TYPE_CHECKING:
@@ -21,13 +24,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fingerspell.progress import Progress
-    from fingerspell.recipes import LinearOptions, MlpOptions
+    from fingerspell.recipes import FusionOptions, LinearOptions, MlpOptions, PointsOptions
 
 # One row an epoch (mlp) or a strength (linear): that number, loss and accuracy on train and validation, and whether
 # the head of this row is the one that was kept (1 or 0).
 History = list[dict[str, float]]
 
 _GATHERED = 128  # batches whose features are copied together
+_LEAST_BATCHES = 80  # of points in an epoch: a thousand steps in all, without which a small archive is not learnt
 _SCORED = 4096  # pictures that go through a head at once
 
 
@@ -43,7 +47,7 @@ class Examples:
 class Trained:
     """A head that turns features into logits, and how it got there."""
 
-    head: nn.Sequential
+    head: nn.Module
     history: History
 
 
@@ -102,6 +106,97 @@ def train_mlp(
             break
     kept = int(np.argmin(losses)) if options.patience else len(history) - 1
     return Trained((best if options.patience else head).eval(), _marked(history, kept))
+
+
+@_one_thread()
+def train_points(
+    train: Examples,
+    validation: Examples,
+    *,
+    classes: int,
+    options: PointsOptions,
+    fusion: FusionOptions | None = None,
+    seed: int,
+    on_progress: Progress = silent,
+) -> Trained:
+    """Train a head on rows of hands, or with ``fusion`` on rows with a network's features behind them.
+
+    Each epoch shows every hand in another direction, size and noise (``disturbed``), those of a small archive often.
+    The branches of a fusion have a loss each and share nothing, so that each answers alone where the other sees
+    nothing. AdamW, the rate falls along half a cosine.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    if fusion:
+        dimension = train.features.shape[2] - hands.ROW
+        head: PointsHead | FusionHead = FusionHead(
+            dimension, options.hidden, classes, fusion.points_weight, options.dropout
+        )
+    else:
+        head = PointsHead(options.hidden, classes, options.dropout)
+    points = head.points if isinstance(head, FusionHead) else head
+    counts = np.bincount(train.targets, minlength=classes)
+    points.missed.copy_(torch.from_numpy(np.log((counts + 1) / (counts + 1).sum())))
+    optimiser = torch.optim.AdamW(head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    repeats = max(1, _LEAST_BATCHES // math.ceil(len(train.targets) / options.batch_size))
+    history: History = []
+    for epoch in range(1, options.epochs + 1):
+        head.train()
+        optimiser.param_groups[0]["lr"] = (
+            options.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / options.epochs)) / 2
+        )
+        for features, targets in chain.from_iterable(_batches(train, options.batch_size, rng) for _ in range(repeats)):
+            loss = _points_loss(points, features[:, : hands.ROW], targets, options)
+            if isinstance(head, FusionHead):
+                logits = head.pixels(features[:, hands.ROW :])
+                loss = loss + nn.functional.cross_entropy(logits, targets, label_smoothing=options.label_smoothing)
+            if loss.requires_grad:
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+        history.append({"epoch": epoch} | _scores(head, train, validation))
+        on_progress("Training the head", epoch, options.epochs)
+    return Trained(head.eval(), _marked(history, len(history) - 1))
+
+
+def _points_loss(head: PointsHead, rows: Tensor, targets: Tensor, options: PointsOptions) -> Tensor:
+    """Loss on the hands that were found; batch norm has no variance of fewer than two."""
+    found = rows[:, hands.FOUND] > 0
+    if found.sum() < 2:
+        return torch.zeros(())
+    points = disturbed(normalise(rows[found]), options)
+    logits = head.layers(describe(points))
+    return nn.functional.cross_entropy(logits, targets[found], label_smoothing=options.label_smoothing)
+
+
+def disturbed(points: Tensor, options: PointsOptions) -> Tensor:
+    """Normalised points (N, 2, 21, 3) as other hands before other cameras might have given them.
+
+    Turned about the line of sight and out of the picture's plane, stretched, shaken, and some mirrored, for the
+    detector takes a right hand for a left one now and then. Both kinds of points turn together.
+    """
+    count = len(points)
+    angles = (2 * torch.rand(3, count) - 1) * torch.deg2rad(
+        torch.tensor([[options.turn], [options.tilt], [options.tilt]])
+    )
+    turn, nod, shake = (_rotation(angle, *axes) for angle, axes in zip(angles, ((0, 1), (1, 2), (0, 2)), strict=True))
+    points = points @ (turn @ nod @ shake)[:, None]
+    points = (
+        points
+        * (1 + options.stretch * torch.randn(count, 1, 1, 3))
+        * (1 + options.stretch * torch.randn(count, 1, 1, 1))
+    )
+    points = points + options.jitter * torch.randn_like(points)
+    side = torch.where(torch.rand(count) < options.flip, -1.0, 1.0)
+    return points * torch.stack([side, torch.ones(count), torch.ones(count)], dim=1)[:, None, None]
+
+
+def _rotation(angles: Tensor, one: int, other: int) -> Tensor:
+    """Rotations (N, 3, 3) by angles (N,) in radians in the plane of two axes."""
+    matrices = torch.eye(3).repeat(len(angles), 1, 1)
+    matrices[:, one, one] = matrices[:, other, other] = angles.cos()
+    matrices[:, one, other], matrices[:, other, one] = -angles.sin(), angles.sin()
+    return matrices
 
 
 @_one_thread()

@@ -18,13 +18,15 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fingerspell.errors import RecipeError
+from fingerspell.hands import NAME
 from fingerspell.images import Interpolation
 
 Protocol = Literal["first-per-class", "folders", "random", "blocks", "bursts", "groups", "leave-one-group-out"]
 InputScale = Literal["native", "unit"]
 EngineKind = Literal["torch", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
-HeadKind = Literal["mlp", "linear"]
+HeadKind = Literal["mlp", "linear", "points", "fusion"]
+Crop = Literal["hand"]
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -61,7 +63,9 @@ class FeatureOptions:
     input_scale: InputScale = "native"
     engine: EngineKind | None = None  # what runs the backbone; None: the fastest on this machine
     precision: Precision | None = None  # of the features; None: the fastest that is as good as float32
-    mirrored: bool = True  # train on mirrored views too, which stand for the other hand
+    mirrored: bool = True  # train on mirrored views too, which stand for the other hand, where no hand is looked for
+    crop: Crop | None = None  # "hand": the network sees the hand alone, mirrored to a right one; None: all
+    hand_model: str | None = None  # MediaPipe's model file, for all that looks for hands; None: fetched once
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -100,12 +104,39 @@ class LinearOptions:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class PointsOptions:
+    """Perceptron on the points of a hand, alone or in a fusion, and how its hands are disturbed in training."""
+
+    hidden: tuple[Count, ...] = (256, 128)
+    epochs: Count = 12
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    learning_rate: Positive = 0.002
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    turn: Annotated[float, Field(ge=0, le=180)] = 20.0  # degrees at most, in the plane of the picture
+    tilt: Annotated[float, Field(ge=0, le=180)] = 30.0  # degrees at most, out of it
+    stretch: Annotated[float, Field(ge=0, lt=1)] = 0.08  # standard deviation, of all and of each axis
+    jitter: Annotated[float, Field(ge=0)] = 0.05  # standard deviation of each point, in lengths of the palm
+    flip: Share = 0.1  # hands taken for the other one
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FusionOptions:
+    """How the points of a hand and the features of a network answer together."""
+
+    points_weight: Share = 0.5
+
+
+@dataclass(frozen=True, config=_STRICT)
 class HeadOptions:
     """Which classifier sits on the features."""
 
     kind: HeadKind = "mlp"
     mlp: MlpOptions = field(default_factory=MlpOptions)
     linear: LinearOptions = field(default_factory=LinearOptions)
+    points: PointsOptions = field(default_factory=PointsOptions)
+    fusion: FusionOptions = field(default_factory=FusionOptions)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -165,9 +196,11 @@ def load_recipe(name_or_path: str) -> Recipe:
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{name_or_path}: not a TOML file ({error}).") from error
     try:
-        return _ADAPTER.validate_python(content)
+        recipe = _ADAPTER.validate_python(content)
     except ValidationError as error:
         raise RecipeError(f"{name_or_path}: {_explain(error)}") from error
+    _check_hands(recipe)
+    return recipe
 
 
 def override(recipe: Recipe, values: dict[str, Any]) -> Recipe:
@@ -186,6 +219,8 @@ def override(recipe: Recipe, values: dict[str, Any]) -> Recipe:
         If a value is unknown or out of range.
     """
     content: dict[str, Any] = asdict(recipe)
+    if values.get("features.backbone") == NAME and values.get("head.kind") is None:
+        values = values | {"head.kind": "points"}  # the one head that reads them
     for name, value in values.items():
         *path, last = name.split(".")
         section = content
@@ -206,7 +241,32 @@ def override(recipe: Recipe, values: dict[str, Any]) -> Recipe:
                 f"{name} = {values[name]!r} has no effect with {decider} = {found!r}: it goes with "
                 f"{' or '.join(map(str, values_of))}. Leave one of the two out."
             )
+    _check_hands(changed)
     return changed
+
+
+def looks_for_hands(recipe: Recipe) -> bool:
+    """Whether a run needs the points of the hands."""
+    return recipe.features.backbone == NAME or recipe.features.crop == "hand" or recipe.head.kind == "fusion"
+
+
+def _check_hands(recipe: Recipe) -> None:
+    """Refuse a head that cannot read the backbone's vectors, and what would do nothing beside points."""
+    points = recipe.features.backbone == NAME
+    if points != (recipe.head.kind == "points"):
+        raise RecipeError(
+            f"head.kind = {recipe.head.kind!r} with features.backbone = {recipe.features.backbone!r}: expected the "
+            f"head 'points' with the backbone {NAME!r}, and nowhere else. Change one of the two."
+        )
+    if points and recipe.features.crop:
+        raise RecipeError(
+            f"features.crop = {recipe.features.crop!r} has no effect with {NAME}. Leave one of the two out."
+        )
+    if recipe.features.hand_model and not looks_for_hands(recipe):
+        raise RecipeError(
+            "features.hand_model has no effect: nothing in this recipe looks for hands. Leave it out, or ask for the "
+            f"backbone {NAME}, the crop 'hand' or the head 'fusion'."
+        )
 
 
 def _folder() -> resources.abc.Traversable:

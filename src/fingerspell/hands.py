@@ -1,0 +1,334 @@
+"""Where the hand is: MediaPipe's 21 points of a hand (Zhang et al., "MediaPipe Hands", 2020), and the crop around it.
+
+Needs mediapipe and its model file, and only when a hand is looked for; no torch, for a trained model looks too.
+
+A picture gives one row of ``ROW`` float32 values, always:
+
+[0] found     1, or 0 where every try missed the hand; all other values but the shape are then 0
+[1] right     probability that it is a right hand, as MediaPipe says it
+[2] sure      MediaPipe's confidence in that side
+[3] step      of the ladder of tries that found it (``_LADDER``)
+[4] shape     width of the picture over its height
+[5:68]        21 points of the picture: x and y in shares of its width and height, z (depth) in the scale of x
+[68:131]      21 points of the world: metres from the hand's centre
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+import weakref
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from fingerspell import cache, images
+from fingerspell.errors import BackboneError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from fingerspell.images import Interpolation, Pixels, View
+
+    Row = NDArray[np.float32]
+
+NAME = "hand-landmarks"
+FOUND, RIGHT, SURE, STEP, SHAPE = range(5)
+POINTS = 21
+PICTURE, WORLD = slice(5, 5 + 3 * POINTS), slice(5 + 3 * POINTS, 5 + 6 * POINTS)
+ROW = 5 + 6 * POINTS
+
+MODEL_URL = (
+    "https://storage.googleapis.com/mediapipe-models/hand_landmarker/hand_landmarker/float16/1/hand_landmarker.task"
+)
+MODEL_SHA256 = "c7b9b7ada5266ce6785a471dcc47ea9aff6daf3abea8c7cce5dbc9c541c9e6db"
+_TIMEOUT_S = 60.0
+
+# Part of what rows and crops are remembered under: raise it whenever one would come out different.
+VERSION = 1
+
+_MARGIN = 0.25  # of the box of the points, on each side: they lie inside the hand, not at its edge
+
+# Who closes the error stream, which is the process's. An end may come by the way, while an instance starts.
+_one_at_a_time = threading.RLock()
+
+
+@dataclass(frozen=True)
+class _Try:
+    """One way to look for a hand.
+
+    Attributes
+    ----------
+    margin : float
+        Around the picture, in shares of its side.
+    side : int
+        That the picture is enlarged or shrunk to; 0: left as it is.
+    mirrored : bool
+    confidence : float
+        Least that the detector must have.
+    """
+
+    margin: float = 0.0
+    side: int = 0
+    mirrored: bool = False
+    confidence: float = 0.5
+
+
+# The first try that finds a hand wins. The detector was made for hands in a wider picture, so that one cut out
+# closely needs a margin, and a small one needs more pixels.
+_LADDER = (
+    _Try(),
+    _Try(side=256),
+    _Try(margin=0.3, side=320),
+    _Try(side=256, mirrored=True),
+    _Try(margin=0.3, side=320, confidence=0.1),
+    _Try(side=256, confidence=0.1),
+)
+
+
+class Detector:
+    """MediaPipe's detector with its model file; may be used by several threads at once.
+
+    Attributes
+    ----------
+    file : Path
+    sha256 : str
+        Digest of the model file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        self._idle: dict[float, list[Any]] = {step.confidence: [] for step in _LADDER}
+        self._noisy = True  # until a hand was found
+        weakref.finalize(self, _close, self._idle)  # at the latest before Python takes MediaPipe's modules apart
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """Everything that rows depend on besides the picture."""
+        return {"hands": self.sha256, "mediapipe": _mediapipe_version(), "ladder": VERSION}
+
+    def look(self, pixels: Pixels) -> Row:
+        """Row of an RGB picture (height, width, 3) of any size.
+
+        Raises
+        ------
+        MissingDependencyError
+            If mediapipe is not installed.
+        """
+        height, width = pixels.shape[:2]
+        row = np.zeros(ROW, np.float32)
+        row[SHAPE] = width / height
+        side = max(height, width)
+        left, top = (side - width) // 2, (side - height) // 2
+        # MediaPipe is wrong about pictures that are not square, and says so in its log.
+        square = _padded(pixels, top, side - height - top, left, side - width - left)
+        for number, step in enumerate(_LADDER):
+            found = self._try(square, step)
+            if found:
+                points, world, right, sure = found
+                points[:, :2] = (points[:, :2] * side - (left, top)) / (width, height)
+                points[:, 2] *= side / width
+                row[[FOUND, RIGHT, SURE, STEP]] = 1, right, sure, number
+                row[PICTURE], row[WORLD] = points.ravel(), world.ravel()
+                break
+        return row
+        return row
+
+    def _try(self, square: Pixels, step: _Try) -> tuple[Row, Row, float, float] | None:
+        """Points (21, 3) in shares of the square, points of the world (21, 3), probability of right, confidence."""
+        margin = round(step.margin * len(square))
+        pixels = _padded(square, margin, margin, margin, margin)
+        if step.side:
+            pixels = np.asarray(Image.fromarray(pixels).resize((step.side, step.side), Image.Resampling.BICUBIC))
+        found = self._detect(pixels[:, ::-1] if step.mirrored else pixels, step.confidence)
+        if not found.hand_landmarks:
+            return None
+        points, world = (
+            np.array([[point.x, point.y, point.z] for point in some[0]], np.float32)
+            for some in (found.hand_landmarks, found.hand_world_landmarks)
+        )
+        side = found.handedness[0][0]
+        right = side.score if side.category_name == "Right" else 1 - side.score
+        if step.mirrored:
+            points[:, 0], world[:, 0], right = 1 - points[:, 0], -world[:, 0], 1 - right
+        whole = (len(square) + 2 * margin) / len(square)
+        points *= whole
+        points[:, :2] -= margin / len(square)
+        return points, world, right, side.score
+
+    def _detect(self, pixels: Pixels, confidence: float) -> Any:
+        """What MediaPipe says; each of its instances serves one thread at a time."""
+        mediapipe = _mediapipe()
+        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(pixels))
+        idle = self._idle[confidence]
+        try:
+            instance = idle.pop()
+        except IndexError:
+            instance = self._instance(confidence)
+        try:
+            with _quiet() if self._noisy else contextlib.nullcontext():
+                found = instance.detect(image)
+        finally:
+            idle.append(instance)
+        self._noisy &= not found.hand_landmarks
+        return found
+
+    def _instance(self, confidence: float) -> Any:
+        from mediapipe.tasks.python import BaseOptions, vision
+
+        options = vision.HandLandmarkerOptions(
+            base_options=BaseOptions(model_asset_buffer=self.file.read_bytes()),
+            num_hands=1,
+            min_hand_detection_confidence=confidence,
+            min_hand_presence_confidence=confidence,
+        )
+        try:
+            with _quiet():
+                return vision.HandLandmarker.create_from_options(options)
+        except (RuntimeError, ValueError) as error:
+            raise BackboneError(
+                f"{self.file}: not a model file that MediaPipe's hand landmarker reads ({error}). "
+                f"Expected hand_landmarker.task from {MODEL_URL}; check --hand-model."
+            ) from error
+
+
+def open_detector(file: Path | None = None) -> Detector:
+    """Detector with a model file; without one with Google's, fetched into the cache the first time.
+
+    Raises
+    ------
+    BackboneError
+        If the file is not there, or it cannot be fetched, or what was fetched is another.
+    MissingDependencyError
+        If mediapipe is not installed.
+    """
+    _mediapipe_version()  # before anything is fetched
+    if file is not None and not file.is_file():
+        raise BackboneError(f"{file}: there is no such model file of the hand landmarker. Check --hand-model.")
+    return Detector(file or _fetched())
+
+
+def crop(pixels: Pixels, row: Row) -> Pixels:
+    """Square around the hand, mirrored to a right hand's; the whole picture where no hand was found.
+
+    Parameters
+    ----------
+    pixels
+        RGB picture (height, width, 3).
+    row
+        What the detector said of this picture, (``ROW``,).
+    """
+    if not row[FOUND]:
+        return pixels
+    height, width = pixels.shape[:2]
+    points = row[PICTURE].reshape(POINTS, 3)[:, :2] * (width, height)
+    low, high = points.min(axis=0), points.max(axis=0)
+    side = max(1, round(float((high - low).max()) * (1 + 2 * _MARGIN)))
+    left, top = ((low + high - side) / 2).round().astype(int).tolist()
+    beyond = [max(0, margin) for margin in (-top, top + side - height, -left, left + side - width)]
+    square = _padded(pixels, *beyond)[top + beyond[0] :, left + beyond[2] :][:side, :side]
+    return square if row[RIGHT] >= 0.5 else square[:, ::-1]
+
+
+def network_input(
+    pixels: Pixels, size: int, interpolation: Interpolation, view: View = "original", row: Row | None = None
+) -> Pixels:
+    """Network input (size, size, 3) from a decoded picture (height, width, 3): the one place where it is made.
+
+    With a row, that of this view of the picture, the network sees the hand alone. The view is then made before the
+    crop, as a camera would: who mirrors a picture still sees a right hand.
+    """
+    if row is None:
+        return images.view_of(images.resize(pixels, size, interpolation), view)
+    return images.resize(crop(images.view_of(pixels, view), row), size, interpolation)
+
+
+def _padded(pixels: Pixels, top: int, bottom: int, left: int, right: int) -> Pixels:
+    """Picture with its edges repeated so many pixels outwards."""
+    if not (top or bottom or left or right):
+        return pixels
+    return np.pad(pixels, ((top, bottom), (left, right), (0, 0)), mode="edge")
+
+
+def _fetched() -> Path:
+    """Google's model file in the cache."""
+    path = cache.models_folder() / "hand_landmarker.task"
+    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == MODEL_SHA256:
+        return path
+    try:
+        data = _download(MODEL_URL)
+    except OSError as error:
+        raise BackboneError(
+            f"{MODEL_URL}: MediaPipe's hand model cannot be fetched ({error}). "
+            "Where there is no network, fetch it elsewhere and give it with --hand-model FILE."
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != MODEL_SHA256:
+        raise BackboneError(
+            f"{MODEL_URL}: found a file with sha256 {found[:16]}, expected {MODEL_SHA256[:16]}. Nothing was kept; "
+            "try again, or give a file that you trust with --hand-model FILE."
+        )
+    cache.remember(path, data)
+    return path
+
+
+def _download(url: str) -> bytes:
+    from urllib.request import urlopen
+
+    with urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - the address above
+        data: bytes = answer.read()
+        return data
+
+
+def _mediapipe() -> Any:
+    try:
+        import mediapipe
+    except ModuleNotFoundError as error:
+        raise _not_installed() from error
+    return mediapipe
+
+
+def _mediapipe_version() -> str:
+    """Major version of mediapipe, without its import, which takes seconds."""
+    try:
+        return version("mediapipe").split(".", maxsplit=1)[0]
+    except PackageNotFoundError as error:
+        raise _not_installed() from error
+
+
+def _not_installed() -> MissingDependencyError:
+    return MissingDependencyError(
+        "the package 'mediapipe' is not installed. It finds the hand in a picture, which this backbone, crop or model "
+        "asks for: pip install 'fingerspell[hands]', or in a checkout pip install '.[hands]'"
+    )
+
+
+def _close(idle: dict[float, list[Any]]) -> None:
+    with _quiet():
+        for instance in [instance for instances in idle.values() for instance in instances]:
+            instance.close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Close the error stream to C++: MediaPipe tells of itself there, at its start, its first hand and its end."""
+    with _one_at_a_time:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        try:
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,212 @@
+"""The search for the hand: the ladder of tries, the row it gives, the crop; MediaPipe itself where its model is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fingerspell import cache, hands, images
+from fingerspell.archive import open_archive
+from fingerspell.errors import BackboneError, MissingDependencyError
+
+Answer = Callable[[np.ndarray], Any]
+
+BLIND = SimpleNamespace(hand_landmarks=[])
+
+
+def marked(width: int = 60, height: int = 40) -> np.ndarray:
+    """Grey picture with a white patch around (0.7, 0.25) of its sides."""
+    pixels = np.full((height, width, 3), 100, np.uint8)
+    x, y, half = round(0.7 * width), round(0.25 * height), max(1, width // 20)
+    pixels[y - half : y + half, x - half : x + half] = 255
+    return pixels
+
+
+def at_the_patch(pixels: np.ndarray) -> SimpleNamespace:
+    """What MediaPipe would say of a hand whose points all lie on the white patch, a right one for sure."""
+    rows, columns = np.nonzero(pixels[..., 0] > 200)
+    height, width = pixels.shape[:2]
+    x, y = (columns.mean() + 0.5) / width, (rows.mean() + 0.5) / height
+    points = [SimpleNamespace(x=x, y=y, z=0.1)] * hands.POINTS
+    world = [SimpleNamespace(x=0.05, y=0.02, z=0.01)] * hands.POINTS
+    side = SimpleNamespace(category_name="Right", score=0.9)
+    return SimpleNamespace(hand_landmarks=[points], hand_world_landmarks=[world], handedness=[[side]])
+
+
+@pytest.fixture
+def detector(tmp_path: Path) -> hands.Detector:
+    file = tmp_path / "hand.task"
+    file.write_bytes(b"model")
+    return hands.Detector(file)
+
+
+@pytest.mark.parametrize("step", range(6))
+@pytest.mark.parametrize("size", [(60, 40), (40, 60), (50, 50)])
+def test_points_come_back_to_the_picture_from_every_step(
+    detector: hands.Detector, monkeypatch: pytest.MonkeyPatch, step: int, size: tuple[int, int]
+) -> None:
+    asked: list[tuple[tuple[int, ...], float]] = []
+
+    def detect(pixels: np.ndarray, confidence: float) -> SimpleNamespace:
+        asked.append((pixels.shape, confidence))
+        return at_the_patch(pixels) if len(asked) == step + 1 else BLIND
+
+    monkeypatch.setattr(detector, "_detect", detect)
+    row = detector.look(marked(*size))
+    points = row[hands.PICTURE].reshape(hands.POINTS, 3)
+    np.testing.assert_allclose(points[:, :2], np.tile([0.7, 0.25], (hands.POINTS, 1)), atol=0.02)
+    margin = 1.6 if step in {2, 4} else 1.0  # a margin makes the picture, and so MediaPipe's unit, larger
+    np.testing.assert_allclose(points[:, 2], 0.1 * max(size) / size[0] * margin, rtol=0.02)
+    assert row[hands.STEP] == step
+    assert row[hands.SHAPE] == pytest.approx(size[0] / size[1])
+    assert row[[hands.FOUND, hands.SURE]].tolist() == pytest.approx([1, 0.9])
+    assert row[hands.RIGHT] == pytest.approx(0.1 if step == 3 else 0.9)
+    assert row[hands.WORLD][0] == pytest.approx(-0.05 if step == 3 else 0.05)
+    side = max(size)
+    sides = [side, 256, 320, 256, 320, 256]
+    assert asked == [((s, s, 3), c) for s, c in zip(sides, [0.5] * 4 + [0.1] * 2, strict=True)][: step + 1]
+
+
+def test_missed_hand_is_a_row_too(detector: hands.Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector, "_detect", lambda *_: BLIND)
+    row = detector.look(marked())
+    assert row.shape == (hands.ROW,)
+    assert row.dtype == np.float32
+    assert row[hands.SHAPE] == 1.5
+    assert np.count_nonzero(row) == 1
+
+
+def row_at(points: np.ndarray, right: float = 1.0) -> hands.Row:
+    row = np.zeros(hands.ROW, np.float32)
+    row[[hands.FOUND, hands.RIGHT]] = 1, right
+    row[hands.PICTURE] = np.column_stack([np.resize(points, (hands.POINTS, 2)), np.zeros(hands.POINTS)]).ravel()
+    return row
+
+
+def test_crop_is_a_square_around_the_hand() -> None:
+    pixels = np.arange(100 * 200 * 3).reshape(100, 200, 3).astype(np.uint8)
+    box = np.array([[0.3, 0.3], [0.5, 0.6]])  # 40 x 30 pixels around (80, 45)
+    cut = hands.crop(pixels, row_at(box))
+    np.testing.assert_array_equal(cut, pixels[15:75, 50:110])  # 40 pixels and a quarter on each side
+    np.testing.assert_array_equal(hands.crop(pixels, row_at(box, right=0.2)), cut[:, ::-1])
+
+
+def test_crop_beyond_the_picture_repeats_its_edge() -> None:
+    pixels = np.arange(100, dtype=np.uint8)[:, None, None].repeat(100, 1).repeat(3, 2)
+    cut = hands.crop(pixels, row_at(np.array([[0.0, 0.0], [0.4, 0.4]])))
+    assert cut.shape == (60, 60, 3)
+    assert (cut[:10] == 0).all()
+    np.testing.assert_array_equal(cut[10:, 5, 0], np.arange(50))
+    far = hands.crop(pixels, row_at(np.array([[1.5, 0.2], [1.7, 0.4]])))
+    assert far.shape == (30, 30, 3)
+
+
+def test_without_a_hand_the_whole_picture_is_seen() -> None:
+    pixels, row = marked(), np.zeros(hands.ROW, np.float32)
+    assert hands.crop(pixels, row) is pixels
+    np.testing.assert_array_equal(hands.network_input(pixels, 16, "nearest", "original", row).shape, (16, 16, 3))
+
+
+def test_network_input_without_a_row_is_the_resized_picture() -> None:
+    expected = images.view_of(images.resize(marked(), 16, "bilinear"), "mirrored")
+    np.testing.assert_array_equal(hands.network_input(marked(), 16, "bilinear", "mirrored"), expected)
+
+
+class TestModelFile:
+    @pytest.fixture(autouse=True)
+    def installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(hands, "version", lambda _: "1.2.3")
+
+    def test_it_is_fetched_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = b"a model"
+        asked: list[str] = []
+        monkeypatch.setattr(hands, "MODEL_SHA256", hashlib.sha256(data).hexdigest())
+
+        def download(url: str) -> bytes:
+            asked.append(url)
+            return data
+
+        monkeypatch.setattr(hands, "_download", download)
+        for _ in range(2):
+            assert hands.open_detector().sha256 == hands.MODEL_SHA256
+        assert asked == [hands.MODEL_URL]
+        assert [(entry.kind, entry.size) for entry in cache.entries() if entry.kind == "models"] == [("models", 7)]
+        cache.clear()
+        assert not list(cache.models_folder().iterdir())
+
+    def test_another_file_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(hands, "_download", lambda _: b"a login page")
+        with pytest.raises(BackboneError, match=r"found a file with sha256 \w{16}, expected c7b9b7ada5266ce6"):
+            hands.open_detector()
+        assert not cache.models_folder().exists()
+
+    def test_without_network_it_says_what_to_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(_url: str) -> bytes:
+            raise OSError("name resolution failed")
+
+        monkeypatch.setattr(hands, "_download", fail)
+        with pytest.raises(BackboneError, match=r"cannot be fetched \(name resolution failed\).*--hand-model FILE"):
+            hands.open_detector()
+
+    def test_file_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(BackboneError, match=r"there is no such model file .* Check --hand-model"):
+            hands.open_detector(tmp_path / "absent.task")
+
+
+def test_without_mediapipe_the_pip_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(hands, "version", absent)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'fingerspell\[hands\]'"):
+        hands.open_detector()
+
+
+@pytest.mark.shared
+class TestMediaPipe:
+    @pytest.fixture
+    def real(self, shared: Path) -> hands.Detector:
+        return hands.open_detector(shared / "weights" / "hand_landmarker.task")
+
+    @pytest.fixture
+    def pictures(self, shared: Path) -> list[images.Pixels]:
+        with open_archive(shared / "data" / "signers_k.zip") as archive:
+            names = sorted(m.name for m in archive.members if m.name.split("/")[0] in "LVY")[:360:60]
+            return [images.decode(archive.read(name)).pixels for name in names]
+
+    def test_real_hands(
+        self, real: hands.Detector, pictures: list[images.Pixels], capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        rows = np.stack([real.look(pixels) for pixels in pictures])
+        assert rows[:, hands.FOUND].all()
+        points = rows[:, hands.PICTURE].reshape(-1, hands.POINTS, 3)
+        assert (points[..., :2] > -0.2).all()
+        assert (points[..., :2] < 1.2).all()
+        mirrored = np.stack([real.look(pixels[:, ::-1]) for pixels in pictures])
+        assert (np.abs(rows[:, hands.RIGHT] + mirrored[:, hands.RIGHT] - 1) < 0.2).all()
+        with ThreadPoolExecutor(2) as pool:
+            np.testing.assert_array_equal(np.stack(list(pool.map(real.look, pictures))), rows)
+        assert capfd.readouterr().err == ""
+
+    def test_a_wide_picture_gives_the_points_of_its_square_part(
+        self, real: hands.Detector, pictures: list[images.Pixels]
+    ) -> None:
+        square = pictures[0]
+        side = len(square)
+        wide = np.pad(square, ((0, 0), (side // 4, side // 4), (0, 0)), mode="edge")
+        x, narrow_x = (real.look(p)[hands.PICTURE].reshape(-1, 3)[:, 0] for p in (wide, square))
+        np.testing.assert_allclose(x * wide.shape[1] - side // 4, narrow_x * side, atol=0.05 * side)
+
+    def test_damaged_model_file(self, tmp_path: Path) -> None:
+        pytest.importorskip("mediapipe")
+        (tmp_path / "bad.task").write_bytes(b"no model")
+        with pytest.raises(BackboneError, match=r"not a model file that MediaPipe's hand landmarker reads"):
+            hands.open_detector(tmp_path / "bad.task").look(marked())
