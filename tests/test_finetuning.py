@@ -26,6 +26,7 @@ from fingerspell.errors import CacheError, TuningError
 from fingerspell.finetuning import fine_tune, fit
 from fingerspell.images import decode, resize
 from fingerspell.recipes import FineTuningOptions
+from fingerspell.testing import FakeDetector
 from small_training import OPTIONS, Points, cross_entropy, noisy_loss, small_network
 
 HERE = Path(__file__).parent
@@ -302,3 +303,25 @@ def test_whole_run_with_fine_tuning(
     assert run.metrics["scores"]["letters"]["accuracy"] > 0.8
     cache.clear()
     assert cache.entries() == []
+
+
+def test_a_network_is_tuned_on_the_crops_it_will_see(
+    letters_zip: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fingerspell.backbones.load_backbone", lambda _name, **_: tiny_backbone())
+    monkeypatch.setattr("fingerspell.hands.open_detector", lambda _file=None: FakeDetector())
+    overrides = {
+        "split.test_per_class": 2,
+        "features.engine": "torch",
+        "head.kind": "linear",
+        "fine_tuning.enabled": True,
+        "fine_tuning.epochs": 1,
+    }
+    whole = runs.train(letters_zip, recipe="real", overrides=overrides, out=tmp_path / "whole")
+    cropped = runs.train(
+        letters_zip, recipe="real", overrides=overrides | {"features.crop": "hand"}, out=tmp_path / "cropped"
+    )
+    assert len(list(cache.tuned_folder().glob("*/weights.safetensors"))) == 2  # neither took the other's weights
+    cards = [json.loads((run.folder / "model" / "model.json").read_text("utf-8")) for run in (whole, cropped)]
+    assert cards[0]["backbone"]["weights"] != cards[1]["backbone"]["weights"]
+    assert cards[1]["crop"] == "hand"
