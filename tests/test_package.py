@@ -22,7 +22,8 @@ PACKAGE = REPOSITORY / "src" / "fingerspell"
 FLOW = [
     *("errors", "alphabet", "files", "progress", "streams", "images", "cache"),
     *("rendering", "archive", "dataset", "neighbours", "looks", "recipes", "splits", "groups", "inspection"),
-    *("backbones", "graphs", "engines", "testing", "features", "augmentation", "finetuning"),
+    *("reader", "backbones", "graphs", "engines", "testing", "features", "augmentation", "finetuning"),
+    "scenes",
     *("heads", "training", "precision"),
     *("model", "exporting", "metrics", "calibration", "remarks", "evaluation", "figures", "reporting", "explanation"),
     *("runs", "compare", "strangers", "console", "cli", "__main__"),

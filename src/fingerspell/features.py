@@ -206,11 +206,22 @@ def network_inputs(
 
     def prepare(work: tuple[Picture, tuple[View, ...], bytes]) -> list[tuple[tuple[str, View], Pixels]]:
         picture, views, data = work
-        if hashlib.sha256(data).hexdigest() != picture.sha256:
-            raise DatasetError(f"{picture.id}: the picture changed while the archive was being read. Start again.")
-        pixels = images.resize(images.decode(data).pixels, preprocessing.size, preprocessing.interpolation)
+        pixels = images.resize(decoded(picture, data), preprocessing.size, preprocessing.interpolation)
         return [((picture.sha256, view), images.view_of(pixels, view)) for view in views]
 
     work = ((picture, views, archive.read(picture.id)) for picture, views in todo)
     for inputs in ordered_map(prepare, work, size=lambda item: len(item[2])):
         yield from inputs
+
+
+def decoded(picture: Picture, data: bytes) -> Pixels:
+    """Pixels (height, width, 3) of a picture's bytes.
+
+    Raises
+    ------
+    DatasetError
+        If they are no longer those that the scan saw.
+    """
+    if hashlib.sha256(data).hexdigest() != picture.sha256:
+        raise DatasetError(f"{picture.id}: the picture changed while the archive was being read. Start again.")
+    return images.decode(data).pixels
