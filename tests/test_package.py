@@ -23,7 +23,7 @@ FLOW = [
     *("errors", "alphabet", "files", "progress", "streams", "images", "cache"),
     *("rendering", "archive", "dataset", "neighbours", "looks", "recipes", "splits", "groups", "inspection"),
     *("reader", "backbones", "graphs", "engines", "testing", "features", "augmentation", "finetuning"),
-    "scenes",
+    *("scenes", "teaching"),
     *("heads", "training", "precision"),
     *("model", "exporting", "metrics", "calibration", "remarks", "evaluation", "figures", "reporting", "explanation"),
     *("runs", "compare", "strangers", "console", "cli", "__main__"),
