@@ -11,7 +11,18 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from fingerspell.errors import UnreadableError
-from fingerspell.images import CONDITIONS, MAX_PIXELS, SUFFIXES, Interpolation, View, decode, examine, resize, view_of
+from fingerspell.images import (
+    CONDITIONS,
+    MAX_PIXELS,
+    SUFFIXES,
+    Interpolation,
+    View,
+    decode,
+    examine,
+    padded_square,
+    resize,
+    view_of,
+)
 from pictures import encode, jpeg, png, png_claiming
 
 RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 128, 0], [0, 0, 255], [255, 255, 255]
@@ -346,3 +357,15 @@ def test_32_bit_pixels_are_refused_and_16_bit_greymaps_read() -> None:
         decode(encode(wide, "TIFF"))
     greymap = b"P5 2 1 65535\n" + bytes([200, 0, 100, 0])
     assert decode(greymap).pixels[0].tolist() == [[200] * 3, [100] * 3]
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 5), (5, 2), (3, 3)])
+def test_padded_square_repeats_the_edges_around_the_picture(height: int, width: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    square = padded_square(pixels)
+    side = max(height, width)
+    assert square.shape == (side, side, 3)
+    top, left = (side - height) // 2, (side - width) // 2
+    assert (square[top : top + height, left : left + width] == pixels).all()
+    assert (square[0, 0] == pixels[0, 0]).all()
+    assert (square[-1, -1] == pixels[-1, -1]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ class CountingSession:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="pictures")]
 
     def run(self, _outputs: None, inputs: dict[str, Any]) -> list[Any]:
         count = len(inputs["pictures"])

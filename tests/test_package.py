@@ -22,8 +22,8 @@ PACKAGE = REPOSITORY / "src" / "fingerspell"
 FLOW = [
     *("errors", "alphabet", "files", "progress", "streams", "images", "cache", "hands"),
     *("rendering", "archive", "dataset", "neighbours", "looks", "recipes", "splits", "groups", "inspection"),
-    *("backbones", "heads", "graphs", "engines", "testing", "features", "augmentation", "finetuning"),
-    *("training", "precision"),
+    *("reader", "backbones", "heads", "graphs", "engines", "testing", "features", "augmentation", "finetuning"),
+    *("scenes", "teaching", "training", "precision"),
     *("model", "exporting", "metrics", "calibration", "remarks", "evaluation", "figures", "reporting", "explanation"),
     *("runs", "compare", "strangers", "console", "cli", "__main__"),
 ]

@@ -303,7 +303,11 @@ def test_a_recipe_without_newer_values_keeps_its_digest() -> None:
 
     from fingerspell.recipes import load_recipe
 
-    parts: Any = (SimpleNamespace(digest="d"), SimpleNamespace(to_csv=lambda: "s"), SimpleNamespace(identity="e"))
+    parts: Any = (
+        SimpleNamespace(digest="d"),
+        SimpleNamespace(to_csv=lambda: "s"),
+        SimpleNamespace(identity="e", hands=None),
+    )
     digest = runs._digest(load_recipe("real"), *parts)
     assert digest == "e951902c80c622582bd1c5c24791c659c0034fa88c8fca369fde94d069c376e7"
 
@@ -383,9 +387,9 @@ def with_digests_of(name: str, data: bytes) -> Any:
         (with_digests_of("model.onnx", b"x"), "not a readable ONNX file"),
         (
             lambda folder: (folder / "model.json").write_text(
-                (folder / "model.json").read_text().replace('"format": 2', '"format": 99')
+                (folder / "model.json").read_text().replace('"format": 3', '"format": 99')
             ),
-            "has format 99, this version of fingerspell reads 2",
+            "has format 99, this version of fingerspell reads 3",
         ),
     ],
 )

@@ -1,7 +1,7 @@
 """Pretrained networks that turn pictures into features, each with its own preprocessing.
 
 Any timm model serves by its name. ``vgg16`` is the reference study's; ``efficientnet-lite0`` carries its weights in an
-ordinary dependency and so needs no model hub.
+ordinary dependency and so needs no model hub. ``reader`` is our own network (``reader.py``) before it was taught.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fingerspell.cache import remember, stem
 from fingerspell.errors import BackboneError
+from fingerspell.reader import MEAN, NAME, SIZE, STD, HandNetwork, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -64,7 +65,9 @@ _CONVENTIONS: dict[str, dict[str, object]] = {
 # The reference study's input: RGB in 0-1 whatever the weights were trained on.
 _UNIT: dict[str, object] = {"channels": "rgb", "mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0)}
 # The embedded weights' own input, (x - 127) / 128, as their package states it.
-_EMBEDDED_INPUT: dict[str, object] = {"channels": "rgb", "mean": (127.0,) * 3, "std": (128.0,) * 3}
+_EMBEDDED_INPUT: dict[str, object] = {"channels": "rgb", "mean": (MEAN,) * 3, "std": (STD,) * 3}
+# The reader knows any size, and was measured with this one.
+_READER_INPUT: dict[str, object] = _EMBEDDED_INPUT | {"size": SIZE, "interpolation": "bilinear"}
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def load_backbone(
     Parameters
     ----------
     name
-        A timm model name ("vgg16", "resnet50.a1_in1k", ...) or "efficientnet-lite0".
+        A timm model name ("vgg16", "resnet50.a1_in1k", ...), "efficientnet-lite0" or, with its weights, "reader".
     weights
         Local safetensors file instead of timm's hub. Its metadata entry ``input`` may name the convention of its input
         (caffe, tf or torch); without it the model's own from timm holds.
@@ -164,17 +167,22 @@ def load_backbone(
     """
 
     def load() -> Network:
-        layers = _create(name, pretrained=weights is None and name != EMBEDDED)
+        layers = _untaught_layers() if name == NAME else _create(name, pretrained=weights is None and name != EMBEDDED)
         if name == EMBEDDED and weights is None:
             _load_embedded(layers)
             convention = _EMBEDDED_INPUT
         else:
             convention = _load_file(layers, weights, name) if weights else {}
-        own = _own_preprocessing(layers)
+        own = _READER_INPUT if name == NAME else _own_preprocessing(layers)
         chosen = own | convention | (_UNIT if input_scale == "unit" else {})
         chosen |= {"size": size or own["size"], "interpolation": interpolation or own["interpolation"]}
         return Network(layers, Preprocessing(**chosen))  # type: ignore[arg-type]
 
+    if name == NAME and weights is None:
+        raise BackboneError(
+            "backbone reader has not been taught: found no weights, expected those of `fingerspell.teaching.teach`. "
+            "Give its file: --weights FILE.safetensors."
+        )
     file = _weights_file(name, weights)
     if memory is None or file is None:  # what a hub holds is only known when it has been fetched
         return Backbone.of(name, load())
@@ -266,6 +274,20 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
     return network
 
 
+def untaught_reader() -> Backbone:
+    """Reader whose trunk is the embedded network; its new layers are random, the same every time, and to be taught."""
+    preprocessing = Preprocessing(**_READER_INPUT)  # type: ignore[arg-type]
+    return Backbone.of(NAME, Network(_untaught_layers(), preprocessing))
+
+
+def _untaught_layers() -> Reader:
+    trunk = _create(EMBEDDED, pretrained=False)
+    _load_embedded(trunk)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Reader(HandNetwork(trunk))
+
+
 def _load_embedded(network: nn.Module) -> None:
     """Copy the weights of the installed package, whose parameters come in timm's order under other names."""
     path = _embedded_file()
@@ -306,6 +328,8 @@ def _load_file(network: nn.Module, path: Path, name: str) -> dict[str, object]:
 
 def _classifier(network: nn.Module) -> tuple[str, ...]:
     """Prefixes of the tensors that a file may hold and a backbone leaves out."""
+    if isinstance(network, Reader):
+        return ()
     named = network.pretrained_cfg["classifier"]  # type: ignore[index]  # one name; several in distilled networks
     return ("pre_logits.", *(f"{name}." for name in ([named] if isinstance(named, str) else named)))
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fingerspell.dataset import Picture
     from fingerspell.engines import Engine, Prepared
     from fingerspell.hands import Row
-    from fingerspell.images import View
+    from fingerspell.images import Pixels, View
     from fingerspell.progress import Progress
 
     Vectors = NDArray[np.float32]
@@ -237,9 +237,7 @@ def network_inputs(
 
     def prepare(work: tuple[Picture, tuple[View, ...], bytes]) -> list[tuple[tuple[str, View], Prepared]]:
         picture, views, data = work
-        if hashlib.sha256(data).hexdigest() != picture.sha256:
-            raise DatasetError(f"{picture.id}: the picture changed while the archive was being read. Start again.")
-        pixels = images.decode(data).pixels
+        pixels = decoded(picture, data)
         keys: list[tuple[str, View]] = [(picture.sha256, view) for view in views]
         return [(key, engine.prepare(pixels, key[1], rows.get(key))) for key in keys]
 
@@ -257,3 +255,16 @@ def _rows(hands: FeatureStore | None, todo: Sequence[tuple[Picture, tuple[View, 
         loaded = hands.load(pictures, (view,))[:, 0] if hands else ()
         rows |= {(picture.sha256, view): row for picture, row in zip(pictures, loaded, strict=True)}
     return rows
+
+
+def decoded(picture: Picture, data: bytes) -> Pixels:
+    """Pixels (height, width, 3) of a picture's bytes.
+
+    Raises
+    ------
+    DatasetError
+        If they are no longer those that the scan saw.
+    """
+    if hashlib.sha256(data).hexdigest() != picture.sha256:
+        raise DatasetError(f"{picture.id}: the picture changed while the archive was being read. Start again.")
+    return images.decode(data).pixels

@@ -1,8 +1,9 @@
 """Training a whole network: a backbone and training pictures in, a better backbone out.
 
 ``fit`` trains any network on any examples; ``fine_tune`` does so with a backbone and letters, and test pictures never
-come here. Both go through Accelerate: one processor, one graphics card, several of them and several machines run the
-same lines (``accelerate launch``).
+come here. ``tuned`` remembers what came out, for ``fine_tune`` and ``teaching.teach`` alike. All of it goes through
+Accelerate: one processor, one graphics card, several of them and several machines run the same lines (``accelerate
+launch``).
 Killed at any moment, the training goes on from its last checkpoint, and ends with the weights of one that was not.
 """
 
@@ -35,7 +36,7 @@ from fingerspell.images import VIEWS
 from fingerspell.progress import silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from accelerate import Accelerator
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from fingerspell.dataset import Picture
     from fingerspell.engines import NetworkEngine
     from fingerspell.features import FeatureStore
+    from fingerspell.images import Pixels
     from fingerspell.progress import Progress
     from fingerspell.recipes import FineTuningOptions
 
@@ -111,35 +113,73 @@ def fine_tune(  # noqa: PLR0913 - what a backbone is trained with
     DatasetError
         If a picture's bytes are no longer those that the scan saw.
     """
-    kinds = [(picture.label, (groups or {}).get(picture.id, "")) for picture in pictures]
     backbone = engine.backbone
-    own = folder / stem(backbone.name, _key(engine, pictures, kinds, options, seed))
-    if remembered := _remembered(backbone, own / _WEIGHTS):
-        return remembered
-    accelerator = _accelerator()
-    with accelerator.main_process_first():
-        examples = _letters(archive, pictures, engine, hands, own / _PICTURES, on_progress)
-    torch.manual_seed(seed)
-    network = copy.deepcopy(backbone.network).requires_grad_(requires_grad=True)
-    classes, width = int(examples.targets.max()) + 1, backbone.dimension
-    # Features of some networks are numbers in the tens: without the norm, the first steps would go anywhere.
-    classifier = nn.Sequential(network, nn.LayerNorm(width), nn.Linear(width, classes))
+    kinds = [(picture.label, (groups or {}).get(picture.id, "")) for picture in pictures]
+    numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}  # whatever groups are called
+    counts = Counter(kinds)
+    shares = np.array([counts[kind] ** -0.5 for kind in kinds])
 
     def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         changed = augment(batch[0], rotation=options.rotation, mirrored=options.mirrored)
         return nn.functional.cross_entropy(network(changed), batch[1], label_smoothing=_SMOOTHING)
 
-    counts = Counter(kinds)
-    shares = np.array([counts[kind] ** -0.5 for kind in kinds])
-    trained = fit(classifier, examples, loss, options, own, seed=seed, shares=shares, on_progress=on_progress)
-    layers = cast("Network", trained.get_submodule("0")).layers
-    tuned = Backbone.of(backbone.name, Network(layers, backbone.preprocessing))
-    if accelerator.is_main_process:
+    def train(network: Network, own: Path) -> nn.Module:
+        examples = _letters(archive, pictures, engine, hands, own, on_progress)
+        torch.manual_seed(seed)
+        network.requires_grad_(requires_grad=True)
+        classes, width = int(examples.targets.max()) + 1, backbone.dimension
+        # Features of some networks are numbers in the tens: without the norm, the first steps would go anywhere.
+        classifier = nn.Sequential(network, nn.LayerNorm(width), nn.Linear(width, classes))
+        trained = fit(classifier, examples, loss, options, own, seed=seed, shares=shares, on_progress=on_progress)
+        return cast("Network", trained.get_submodule("0")).layers
+
+    facts = [engine.identity, [numbers[kind] for kind in kinds], _VERSION]
+    return tuned(backbone, pictures, facts, options, folder, seed, train)
+
+
+def tuned(
+    backbone: Backbone,
+    pictures: Sequence[Picture],
+    facts: object,
+    options: FineTuningOptions,
+    folder: Path,
+    seed: int,
+    train: Callable[[Network, Path], nn.Module],
+) -> Backbone:
+    """Backbone with trained weights: remembered ones, or those of a training that is then remembered.
+
+    Parameters
+    ----------
+    backbone
+        Where the training starts; it is not changed.
+    pictures, options, seed
+        What it is trained on, and how.
+    facts
+        Everything else that the weights depend on, as JSON has it.
+    folder
+        Of the remembered weights; the same for every process.
+    train
+        Called with a copy of the network and a folder of this training's own, for ``fit`` and ``kept_pixels``; gives
+        the trained layers.
+
+    Raises
+    ------
+    CacheError
+        If the weights cannot be written.
+    """
+    shown = hashlib.sha256("".join(f"{p.sha256} {p.label}\n" for p in pictures).encode()).hexdigest()
+    key = json.dumps([backbone.identity, shown, facts, asdict(options), seed])
+    own = folder / stem(backbone.name, key)
+    if remembered := _remembered(backbone, own / _WEIGHTS):
+        return remembered
+    layers = train(copy.deepcopy(backbone.network), own)
+    made = Backbone.of(backbone.name, Network(layers, backbone.preprocessing))
+    if _accelerator().is_main_process:
         tensors = {key: value.contiguous() for key, value in layers.state_dict().items()}
-        remember(own / _WEIGHTS, save(tensors, {"weights_sha256": tuned.weights_sha256}))
+        remember(own / _WEIGHTS, save(tensors, {"weights_sha256": made.weights_sha256}))
         for finished in (_CHECKPOINT, _PICTURES):
             (own / finished).unlink(missing_ok=True)
-    return tuned
+    return made
 
 
 def fit(  # noqa: PLR0913 - what a network is trained with
@@ -260,47 +300,63 @@ def _letters(
     pictures: Sequence[Picture],
     engine: NetworkEngine,
     hands: FeatureStore | None,
-    path: Path,
+    folder: Path,
     on_progress: Progress,
 ) -> _Letters:
-    """Pictures decoded and resized once, in a file that the system keeps in memory as far as it has room.
-
-    So they may be more than the memory holds, several processes share them, and a training that goes on finds them.
-    """
-    size = engine.backbone.preprocessing.size
-    if not path.exists():
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                work = [(picture, VIEWS[:1]) for picture in pictures]
-                for done, (_, pixels) in enumerate(network_inputs(archive, work, engine, hands), start=1):
-                    file.write(pixels.tobytes())
-                    on_progress("Reading pictures", done, len(pictures))
-            partial.replace(path)
-        except OSError as error:
-            raise CacheError(
-                f"{path}: the pictures cannot be written ({error.strerror or error}). Expected "
-                f"{len(pictures) * size * size * 3 / 2**20:,.0f} MiB of free disk space; free some, or point "
-                "FINGERSPELL_CACHE at another folder."
-            ) from error
+    """Pictures decoded and resized once, with their letters."""
+    work = [(picture, VIEWS[:1]) for picture in pictures]
+    stream = (pixels for _, pixels in network_inputs(archive, work, engine, hands))
+    kept = kept_pixels(folder, stream, len(pictures), engine.backbone.preprocessing.size, on_progress)
     labels = [letter for letter in LETTERS if any(picture.label == letter for picture in pictures)]
-    targets = np.array([labels.index(picture.label) for picture in pictures], np.int64)
-    return _Letters(np.memmap(path, np.uint8, "r", shape=(len(pictures), size, size, 3)), targets)
+    return _Letters(kept, np.array([labels.index(picture.label) for picture in pictures], np.int64))
 
 
-def _key(
-    engine: NetworkEngine,
-    pictures: Sequence[Picture],
-    kinds: Sequence[tuple[str, str]],
-    options: FineTuningOptions,
-    seed: int,
-) -> str:
-    """Everything that the weights depend on, as JSON; of groups only what they hold, whatever they are called."""
-    numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
-    lines = (f"{p.sha256} {p.label} {numbers[kind]}\n" for p, kind in zip(pictures, kinds, strict=True))
-    shown = hashlib.sha256("".join(lines).encode()).hexdigest()
-    return json.dumps([engine.identity, shown, asdict(options), seed, _VERSION])
+def kept_pixels(
+    folder: Path, stream: Iterable[Pixels], count: int, side: int, on_progress: Progress
+) -> NDArray[np.uint8]:
+    """Pictures (count, side, side, 3) of a stream, in a file that the system keeps in memory as far as it has room.
+
+    So they may be more than the memory holds, several processes share them, and a training that goes on finds them; the
+    stream is then not begun.
+
+    Parameters
+    ----------
+    folder
+        Of this training (``tuned``).
+    stream
+        Pictures (side, side, 3), ``count`` of them.
+    count, side
+        Their number, and their pixels a side.
+    on_progress
+        Told of every picture.
+
+    Raises
+    ------
+    CacheError
+        If the file cannot be written.
+    """
+    path = folder / _PICTURES
+    with _accelerator().main_process_first():
+        if not path.exists():
+            _write(path, stream, count, side, on_progress)
+    return np.memmap(path, np.uint8, "r", shape=(count, side, side, 3))
+
+
+def _write(path: Path, stream: Iterable[Pixels], count: int, side: int, on_progress: Progress) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            for done, pixels in enumerate(stream, start=1):
+                file.write(pixels.tobytes())
+                on_progress("Reading pictures", done, count)
+        partial.replace(path)
+    except OSError as error:
+        raise CacheError(
+            f"{path}: the pictures cannot be written ({error.strerror or error}). Expected "
+            f"{count * side * side * 3 / 2**20:,.0f} MiB of free disk space; free some, or point "
+            "FINGERSPELL_CACHE at another folder."
+        ) from error
 
 
 def _remembered(backbone: Backbone, path: Path) -> Backbone | None:

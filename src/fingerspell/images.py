@@ -136,6 +136,14 @@ def resize(pixels: Pixels, size: int, interpolation: Interpolation) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((size, size), resample))
 
 
+def padded_square(pixels: Pixels) -> Pixels:
+    """Picture in the middle of the least square that holds it, its edges repeated outwards."""
+    height, width = pixels.shape[:2]
+    top, left = max(0, width - height) // 2, max(0, height - width) // 2
+    around = ((top, max(0, width - height) - top), (left, max(0, height - width) - left), (0, 0))
+    return np.pad(pixels, around, mode="edge") if height != width else pixels
+
+
 def view_of(pixels: Pixels, view: View) -> Pixels:
     """Picture (height, width, 3), or network input, as it is, or the same hand under another condition.
 

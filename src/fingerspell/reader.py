@@ -1,0 +1,259 @@
+"""Our own network that finds and reads a hand: it looks at the whole picture, then ever closer at what it found.
+
+One small network, ``HandNetwork``, sees a view of 96 x 96 pixels and says where the 21 points of the hand are, which
+hand it is, whether there is one at all, and which letter it shows. ``Reader`` shows it the whole picture, then twice
+the box of the points it found, and reads the box found last, as it is and mirrored. Cutting the boxes out is part of
+the network, so that a picture goes in and a letter comes out, in torch, in OpenVINO and in ONNX Runtime alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate, log_softmax
+
+from fingerspell.alphabet import LETTERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+NAME = "reader"
+SIZE = 256  # pixels a side of the picture: a hand that takes a third of it still has as many as a view
+VIEW = 96  # pixels a side of a view; 112 read no better for 1.4 times the work
+WHOLE_VIEW = 160  # of the first one, the whole picture: two looks then find 0.63 of the hands, and 0.57 from 96
+MEAN, STD = 127.0, 128.0  # of the values, as the trunk was trained
+POINTS = 21  # of a hand, in MediaPipe's order: the wrist, then four of each finger from the thumb to the little one
+ANSWERS = len(LETTERS) + 1  # the last one: no letter
+MARGIN = 1.45  # side of a view over that of the box of its points
+
+_CHANNELS = 64
+_REACH = 1.2  # points may lie so far around the middle of a view, in halves of its side
+_FROZEN = 2  # stages: edges and colours, and nearly half the work of training
+_LEAST_SIDE = 0.1  # of a view, in sides of the picture
+_WRIST, _FIRST, _MIDDLE, _LAST = 0, 5, 9, 17  # the wrist, and where the fingers begin
+_TIPS = (4, 8, 12, 16, 20)
+
+
+class Look(NamedTuple):
+    """What one look at views tells.
+
+    Attributes
+    ----------
+    points : Tensor
+        (N, 21, 3): x and y in shares of the view's side, z (depth) in the same scale.
+    present, right : Tensor
+        (N,): logits that there is a hand, and that it is a right one.
+    letters, by_points : Tensor
+        (N, 27): logits of the letters and of none, from the view and from the points alone.
+    """
+
+    points: Tensor
+    present: Tensor
+    right: Tensor
+    letters: Tensor
+    by_points: Tensor
+
+
+class HandNetwork(nn.Module):
+    """Views (N, 3, side, side), normalised, to a ``Look``; any side that 32 divides, and ``VIEW`` is what it learns at.
+
+    Points are the means of heatmaps (Sun et al., "Integral Human Pose Regression", 2018) on features of three scales
+    (Lin et al., "Feature Pyramid Networks", 2017). The first stages keep what ImageNet taught them.
+    """
+
+    def __init__(self, trunk: nn.Module) -> None:
+        """``trunk`` is timm's EfficientNet-Lite0 with its weights; it is taken apart."""
+        super().__init__()
+        _fold_batch_norm(trunk)
+        self.trunk = trunk
+        self.laterals = nn.ModuleList(nn.Conv2d(width, _CHANNELS, 1) for width in (40, 112, 320))
+        self.heatmaps = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1), nn.ReLU(), nn.Conv2d(_CHANNELS, 2 * POINTS, 1)
+        )
+        self.depth = nn.Linear(1280, POINTS)
+        self.facts = nn.Linear(1280, 2)
+        self.letters = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, ANSWERS))
+        self.by_points = nn.Sequential(
+            nn.Linear(3 * POINTS + len(_TIPS) * POINTS, 256),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Linear(256, 128),
+            nn.ReLU(),
+            nn.Linear(128, ANSWERS),
+        )
+
+    def forward(self, views: Tensor, practice: Callable[[Tensor], Tensor] | None = None) -> Look:
+        """See the class. In training ``practice`` makes of the points the normalised hands to read letters from."""
+        scales, last = self._features(views)
+        points = self._points(scales, last)
+        present, right = self.facts(last).unbind(1)
+        hands = practice(points.detach()) if practice else normalised(points)
+        return Look(points, present, right, self.letters(last), self.by_points(_measured(hands)))
+
+    def learning(self) -> HandNetwork:
+        """Ask for the gradients of everything but the first stages, and return the network."""
+        self.requires_grad_(requires_grad=True)
+        trunk = cast("_Trunk", self.trunk)
+        for part in (trunk.conv_stem, *trunk.blocks[:_FROZEN]):
+            part.requires_grad_(requires_grad=False)
+        return self
+
+    def _features(self, views: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Maps at 1/8, 1/16 and 1/32 of the view, and the mean vector (N, 1280)."""
+        trunk = cast("_Trunk", self.trunk)
+        features = trunk.bn1(trunk.conv_stem(views))
+        scales = []
+        for number, stage in enumerate(trunk.blocks):
+            features = stage(features)
+            if number in (2, 4, 6):
+                scales.append(features)
+        return scales, trunk.bn2(trunk.conv_head(features)).mean((2, 3))
+
+    def _points(self, scales: Sequence[Tensor], last: Tensor) -> Tensor:
+        fine, middle, coarse = (lateral(scale) for lateral, scale in zip(self.laterals, scales, strict=True))
+        middle = middle + interpolate(coarse, size=middle.shape[2:])
+        maps = self.heatmaps(fine + interpolate(middle, size=fine.shape[2:]))
+        height, width = maps.shape[2:]
+        where = maps[:, :POINTS].flatten(2).softmax(2).unflatten(2, (height, width))
+        x = (where.sum(2) * _places(width, _REACH, where)).sum(2)
+        y = (where.sum(3) * _places(height, _REACH, where)).sum(2)
+        depth = self.depth(last) + (where * maps[:, POINTS:]).sum((2, 3))
+        return torch.stack([x, y, depth / 10], dim=2)
+
+
+class Reader(nn.Module):
+    """Pictures (N, 3, size, size), normalised, to vectors (N, 94).
+
+    ``LETTERS`` log-probabilities of the 26 letters; ``HAND`` 21 points, x and y in shares of the picture and z in the
+    same scale; ``PRESENT`` and ``RIGHT`` probabilities; ``BOX`` middle x, y and side of the last view.
+    """
+
+    LETTERS = slice(0, 26)
+    HAND = slice(26, 26 + 3 * POINTS)
+    PRESENT, RIGHT = HAND.stop, HAND.stop + 1
+    BOX = slice(RIGHT + 1, RIGHT + 4)
+
+    def __init__(self, eye: HandNetwork) -> None:
+        super().__init__()
+        self.eye = eye
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """See the class."""
+        box = _Box(pictures.new_full((pictures.shape[0], 2), 0.5), pictures.new_ones(pictures.shape[0]))
+        for side in (WHOLE_VIEW, VIEW, VIEW):
+            box = self._found(pictures, box, side)
+        view = _view(pictures, box, VIEW)
+        plain, mirrored = self.eye(view), self.eye(view.flip(3))
+        back = torch.cat([1 - mirrored.points[:, :, :1], mirrored.points[:, :, 1:]], dim=2)
+        points = box.outward((plain.points + back) / 2)
+        present = ((plain.present + mirrored.present) / 2).sigmoid()
+        right = ((plain.right - mirrored.right) / 2).sigmoid()
+        letters = _agreed([plain.letters, mirrored.letters, plain.by_points, mirrored.by_points])
+        facts = torch.stack([present, right], dim=1)
+        return torch.cat([letters, points.flatten(1), facts, box.middle, box.side[:, None]], dim=1)
+
+    def _found(self, pictures: Tensor, box: _Box, side: int) -> _Box:
+        """Box of the hand that is seen in a box, with so many pixels a side; the whole picture where none is."""
+        look = self.eye(_view(pictures, box, side))
+        found = box_of(box.outward(look.points))
+        surely = look.present > 0
+        middle = torch.where(surely[:, None], found.middle, torch.full_like(found.middle, 0.5))
+        return _Box(middle, torch.where(surely, found.side, torch.ones_like(found.side)))
+
+
+@dataclass(frozen=True)
+class _Box:
+    """Squares of pictures: their middles (N, 2) and sides (N,), in shares of the picture's side."""
+
+    middle: Tensor
+    side: Tensor
+
+    def outward(self, points: Tensor) -> Tensor:
+        """Points (N, 21, 3) of the view of this box, as points of the picture."""
+        flat = (points[:, :, :2] - 0.5) * self.side[:, None, None] + self.middle[:, None]
+        return torch.cat([flat, points[:, :, 2:] * self.side[:, None, None]], dim=2)
+
+
+def box_of(points: Tensor) -> _Box:
+    """Box to look at for points (N, 21, 3) of a picture."""
+    low, high = points[:, :, :2].amin(1), points[:, :, :2].amax(1)
+    return _Box((low + high) / 2, ((high - low).amax(1) * MARGIN).clamp(_LEAST_SIDE, MARGIN))
+
+
+def normalised(points: Tensor) -> Tensor:
+    """Hands (N, 21, 3) around the middle of the palm, in units of the palm.
+
+    The turn in the picture stays: it tells K from P, and G from Q. So does the side: left hands are learnt like right
+    ones, for nobody can be trusted to tell which a hand is.
+    """
+    palm = [points[:, place] for place in (_WRIST, _FIRST, _MIDDLE, _LAST)]
+    length = (palm[0] - palm[2]).norm(dim=1) + (palm[1] - palm[3]).norm(dim=1)
+    scaled: Tensor = (points - torch.stack(palm, dim=1).mean(1, keepdim=True)) / length.clamp(min=1e-3)[:, None, None]
+    return scaled
+
+
+def _measured(hands: Tensor) -> Tensor:
+    """Normalised hands (N, 21, 3) with the distances from each tip to each point, (N, 168)."""
+    apart = hands[:, list(_TIPS), None] - hands[:, None]
+    return torch.cat([hands.flatten(1), (apart.square().sum(3) + 1e-8).sqrt().flatten(1)], dim=1)
+
+
+def _agreed(logits: Sequence[Tensor]) -> Tensor:
+    """Log-probabilities (N, 26) of the letters; where it is none, all letters are equally unlikely."""
+    together = log_softmax(torch.stack([log_softmax(each, dim=1) for each in logits]).mean(0), dim=1)
+    none = together[:, -1:].exp()
+    letters = log_softmax(together[:, :-1], dim=1).exp()
+    return (letters * (1 - none) + none / (ANSWERS - 1)).log()
+
+
+def _view(pictures: Tensor, box: _Box, side: int) -> Tensor:
+    """Views (N, 3, side, side) of boxes; beyond the picture its edge is repeated.
+
+    Sampled twice as finely and averaged, so that a view of a whole picture is not coarse.
+    """
+    places = _places(2 * side, 1.0, pictures) * 2 - 1
+    x = places * box.side[:, None] + (2 * box.middle[:, :1] - 1)
+    y = places * box.side[:, None] + (2 * box.middle[:, 1:] - 1)
+    grid = torch.stack([x[:, None].expand(-1, 2 * side, -1), y[:, :, None].expand(-1, -1, 2 * side)], dim=3)
+    return avg_pool2d(grid_sample(pictures, grid, padding_mode="border", align_corners=False), 2)
+
+
+def _places(count: int, reach: float, like: Tensor) -> Tensor:
+    """Middles of so many cells of a view's side, spread by ``reach`` about its middle; on the device of ``like``."""
+    return ((torch.arange(count, device=like.device) + 0.5) / count - 0.5) * reach + 0.5
+
+
+class _Trunk(nn.Module):
+    """The parts of timm's EfficientNet."""
+
+    conv_stem: nn.Module
+    bn1: nn.Module
+    blocks: nn.Sequential
+    conv_head: nn.Module
+    bn2: nn.Module
+
+
+def _fold_batch_norm(trunk: nn.Module) -> None:
+    """Make every batch norm part of its convolution: the same answers, a third less work, and no state in training."""
+    named = {
+        "DepthwiseSeparableConv": (("conv_dw", "bn1"), ("conv_pw", "bn2")),
+        "InvertedResidual": (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
+    }
+    _fold_pair(trunk, "conv_stem", "bn1")
+    _fold_pair(trunk, "conv_head", "bn2")
+    for block in list(trunk.modules()):
+        for convolution, norm in named.get(type(block).__name__, ()):
+            _fold_pair(block, convolution, norm)
+
+
+def _fold_pair(block: nn.Module, convolution: str, norm: str) -> None:
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    theirs = getattr(block, norm)
+    plain = nn.BatchNorm2d(theirs.num_features, eps=theirs.eps).eval()
+    plain.load_state_dict(theirs.state_dict())
+    setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution).eval(), plain))
+    setattr(block, norm, theirs.act)

@@ -1,0 +1,244 @@
+"""Teach the reader: letters by their labels, and where a hand's points are by MediaPipe, its teacher.
+
+A picture is seen in many scenes (``scenes.py``). Pictures of no letter teach when to say nothing: hands that make other
+signs, and parts of pictures where no hand is. The teacher is needed here alone; a taught reader looks by itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, interpolate
+
+from fingerspell import hands, images
+from fingerspell.alphabet import LETTERS
+from fingerspell.features import decoded
+from fingerspell.finetuning import fit, kept_pixels, tuned
+from fingerspell.neighbours import bursts
+from fingerspell.reader import ANSWERS, MEAN, POINTS, STD, Look, normalised
+from fingerspell.scenes import Hands, scenes, turned
+from fingerspell.streams import ordered_map
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from fingerspell.archive import Archive
+    from fingerspell.backbones import Backbone, Network
+    from fingerspell.dataset import Picture
+    from fingerspell.images import Pixels
+    from fingerspell.progress import Progress
+    from fingerspell.reader import HandNetwork, Reader
+    from fingerspell.recipes import FineTuningOptions
+
+    Rows = NDArray[np.float32]
+
+# Part of the key under which weights are remembered: raise it whenever a training would end with others.
+_VERSION = 1
+
+_SIDE = 128  # pixels of a training picture: of the public sets few have more
+_NO_LETTER = ANSWERS - 1
+_WITHOUT_HAND = ("nothing", "Blank")
+_DOUBTFUL = 0.4  # trust in points that the teacher found only with low confidence
+_FIRST_DOUBTFUL_STEP = 4  # of the teacher's ladder
+_SMOOTHING = 0.1
+_FAR_LETTERS = 0.3  # weight of a letter that is seen from afar: it is there to be found, not to be read
+_POINTS, _PRESENT, _RIGHT, _BY_POINTS = 4.0, 0.3, 0.3, 0.5  # weights of the losses beside the letters'
+_BACKGROUNDS, _DRAWN = 1500, 400
+_NO_LETTER_SHARE = 0.04  # of what is shown, beside the letters
+_ROOM = 0.3  # of a picture's side, at least, beside a hand, for a background
+
+
+def teach(  # noqa: PLR0913 - what a reader is taught with
+    backbone: Backbone,
+    archive: Archive,
+    pictures: Sequence[Picture],
+    rows: Rows,
+    groups: Mapping[str, str],
+    options: FineTuningOptions,
+    folder: Path,
+    *,
+    seed: int = 0,
+    on_progress: Progress,
+) -> Backbone:
+    """Train a reader on pictures of letters and of none.
+
+    Parameters
+    ----------
+    backbone
+        A reader, where the training starts; it is not changed.
+    archive
+        Where the pictures are.
+    pictures
+        Training pictures and no others, N of them, of letters and of no letter.
+    rows
+        What the teacher says of each, (N, ``hands.ROW``).
+    groups
+        Picture id to group. Groups are shown in proportion to the root of their bursts, and their letters alike.
+    options, folder, seed, on_progress
+        As for ``finetuning.fine_tune``.
+
+    Raises
+    ------
+    TuningError, CacheError, DatasetError
+        As ``finetuning.fine_tune``.
+    """
+    shares = _shares(pictures, groups)
+    facts = {"teacher": hands.VERSION, "rows": float(np.abs(rows).sum()), "shares": shares.round(9).tolist()}
+
+    def train(network: Network, own: Path) -> nn.Module:
+        lessons = _lessons(archive, pictures, rows, own, on_progress)
+        backgrounds = _backgrounds(lessons, seed)
+
+        def loss(eye: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+            pixels, *rest = batch
+            hands_seen = Hands(pixels.permute(0, 3, 1, 2).float() / 255, *rest)
+            with pixels.device:  # where everything new is made
+                # Points in bfloat16 would be off by a pixel.
+                with torch.autocast(pixels.device.type, enabled=False):
+                    seen, far = scenes(hands_seen, backgrounds.to(pixels.device), _NO_LETTER)
+                return _loss(eye, seen, far)
+
+        reader = cast("Reader", network.layers)
+        eye = reader.eye.learning()
+        trained = fit(eye, lessons, loss, options, own, seed=seed, shares=shares, on_progress=on_progress)
+        reader.eye = cast("HandNetwork", trained)
+        return reader
+
+    return tuned(backbone, pictures, [facts, _VERSION], options, folder, seed, train)
+
+
+@dataclass(frozen=True)
+class _Lessons:
+    """Pictures (N, 128, 128, 3), padded to squares, and what is known of them, as ``scenes.Hands`` has it."""
+
+    pixels: NDArray[np.uint8]
+    facts: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitems__(self, rows: list[int]) -> tuple[Tensor, ...]:
+        return torch.from_numpy(self.pixels[rows]), *(fact[rows] for fact in self.facts)
+
+
+def _lessons(
+    archive: Archive, pictures: Sequence[Picture], rows: Rows, folder: Path, on_progress: Progress
+) -> _Lessons:
+    pixels = kept_pixels(folder, _squares(archive, pictures), len(pictures), _SIDE, on_progress)
+    known = rows[:, hands.FOUND] > 0
+    trust = np.where(rows[:, hands.STEP] < _FIRST_DOUBTFUL_STEP, 1.0, _DOUBTFUL) * known
+    letters = [LETTERS.index(p.label) if p.label in LETTERS else _NO_LETTER for p in pictures]
+    shown = [float(p.label not in _WITHOUT_HAND) for p in pictures]
+    points = torch.from_numpy(_in_square(rows))
+    facts = (rows[:, hands.RIGHT] > 0.5, trust * shown, shown)
+    right, trusted, there = (torch.from_numpy(np.asarray(fact, np.float32)) for fact in facts)
+    return _Lessons(pixels, (points, right, trusted, torch.tensor(letters), there))
+
+
+def _squares(archive: Archive, pictures: Sequence[Picture]) -> Iterator[Pixels]:
+    def square(work: tuple[Picture, bytes]) -> Pixels:
+        return images.resize(images.padded_square(decoded(*work)), _SIDE, "bilinear")
+
+    work = ((picture, archive.read(picture.id)) for picture in pictures)
+    return ordered_map(square, work, size=lambda item: len(item[1]))
+
+
+def _in_square(rows: Rows) -> Rows:
+    """Points (N, 21, 3) in shares of the picture that is padded to a square, from rows of the teacher."""
+    points = rows[:, hands.PICTURE].reshape(-1, POINTS, 3)
+    shape = np.maximum(rows[:, hands.SHAPE], 1e-6)[:, None]
+    width, height = np.minimum(1, shape), np.minimum(1, 1 / shape)
+    x = (points[:, :, 0] - 0.5) * width + 0.5
+    y = (points[:, :, 1] - 0.5) * height + 0.5
+    return np.stack([x, y, points[:, :, 2] * width], axis=2).astype(np.float32)
+
+
+def _backgrounds(lessons: _Lessons, seed: int) -> Tensor:
+    """Pictures without a hand, uint8 (M, 3, 128, 128): rooms beside the hands of training pictures, and drawn ones."""
+    generator = torch.Generator().manual_seed(seed)
+    points, _, trust, _, shown = lessons.facts
+    found = []
+    for row in torch.randperm(len(lessons), generator=generator).tolist():
+        pixels = torch.from_numpy(np.array(lessons.pixels[row])).permute(2, 0, 1)
+        if not shown[row]:
+            found.append(pixels)
+        elif trust[row] and (room := _room(pixels, points[row])) is not None:
+            found.append(room)
+        if len(found) == _BACKGROUNDS:
+            break
+    return torch.stack([*found, *(_drawn(generator) for _ in range(_DRAWN))])
+
+
+def _room(pixels: Tensor, points: Tensor) -> Tensor | None:
+    """Largest square at an edge of a picture (3, side, side) that its hand leaves free, enlarged to the whole."""
+    middle = (points[:, :2].amin(0) + points[:, :2].amax(0)) / 2
+    half = (points[:, :2].amax(0) - points[:, :2].amin(0)).max() * 0.62  # the hand is thicker than its points
+    free = [*(middle - half).tolist(), *(1 - middle - half).tolist()]  # left, top, right, bottom
+    side = max(free)
+    if side < _ROOM:
+        return None
+    cells = min(_SIDE, int(side * _SIDE))
+    edge = free.index(side)
+    first = (slice(0, cells), slice(_SIDE - cells, _SIDE))[edge >= 2]
+    part = pixels[:, :cells, first] if edge % 2 == 0 else pixels[:, first, :cells]
+    room: Tensor = interpolate(part[None].float(), size=_SIDE, mode="bilinear")[0].byte()
+    return room
+
+
+def _drawn(generator: torch.Generator) -> Tensor:
+    """Smooth or chequered colours with a little grain, (3, 128, 128)."""
+    height, width, smooth = (int(torch.randint(low, 12, (), generator=generator)) for low in (2, 2, 0))
+    contrast, light, grain = torch.rand(3, generator=generator).tolist()
+    cells = torch.rand(1, 3, height, width, generator=generator) * contrast + light * 0.6
+    pixels: Tensor = interpolate(cells, size=_SIDE, mode="bicubic" if smooth < 8 else "nearest")[0]
+    pixels = pixels + torch.randn(1, _SIDE, _SIDE, generator=generator) * grain * 0.1
+    return (pixels.clamp(0, 1) * 255).byte()
+
+
+def _shares(pictures: Sequence[Picture], groups: Mapping[str, str]) -> NDArray[np.float64]:
+    """How often each picture is shown, in relation: groups by the root of their bursts, and their letters alike.
+
+    Bursts are what a group has to tell: a thousand near-copies of a frame tell no more than one.
+    """
+    letters = [picture for picture in pictures if picture.label in LETTERS]
+    kinds = [(groups.get(picture.id, ""), picture.label) for picture in letters]
+    pictures_of = Counter(kinds)
+    bursts_of = Counter(group for group, _ in set(zip([group for group, _ in kinds], bursts(letters), strict=True)))
+    shares = {p.id: bursts_of[kind[0]] ** 0.5 / pictures_of[kind] for p, kind in zip(letters, kinds, strict=True)}
+    other = sum(shares.values()) * _NO_LETTER_SHARE / max(1, len(pictures) - len(letters))
+    return np.array([shares.get(picture.id, other) for picture in pictures])
+
+
+def _loss(eye: nn.Module, seen: Hands, far: Tensor) -> Tensor:
+    """How wrong one look at scenes is: letters, points, presence, side, and letters by points."""
+
+    def practice(own: Tensor) -> Tensor:
+        # Half of the hands are the teacher's, half what the network makes of them, which is never so good.
+        theirs = torch.rand(len(own))[:, None, None] < 0.5
+        return turned(torch.where(theirs, normalised(seen.points), normalised(own)))
+
+    views = (seen.pixels * 255 - MEAN) / STD
+    look: Look = eye(views.contiguous(memory_format=torch.channels_last), practice)
+    weight = torch.where(far, _FAR_LETTERS, 1.0)
+    letters = _mean(cross_entropy(look.letters, seen.letters, reduction="none", label_smoothing=_SMOOTHING), weight)
+    box = (seen.points[:, :, :2].amax(1) - seen.points[:, :, :2].amin(1)).amax(1).clamp(0.1, 2)
+    apart = (look.points - seen.points).abs() * torch.tensor([1.0, 1.0, 0.5])
+    points = _mean(apart.mean((1, 2)) / box, seen.trust)
+    present = binary_cross_entropy_with_logits(look.present, seen.shown)
+    right = _mean(binary_cross_entropy_with_logits(look.right, seen.right, reduction="none"), seen.trust)
+    by_points = cross_entropy(look.by_points, seen.letters, reduction="none", label_smoothing=_SMOOTHING)
+    by_points = _mean(by_points, weight * (seen.trust > 0))
+    return letters + _POINTS * points + _PRESENT * present + _RIGHT * right + _BY_POINTS * by_points
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum() / weight.sum().clamp(min=1.0)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fingerspell import reader
+from fingerspell.backbones import EMBEDDED, Backbone, load_backbone, untaught_reader
+from fingerspell.errors import BackboneError
+from fingerspell.graphs import backbone_graph
+from fingerspell.reader import NAME, POINTS, SIZE, VIEW, Reader, box_of, normalised
+
+
+@pytest.fixture(scope="module")
+def untaught() -> Backbone:
+    return untaught_reader()
+
+
+def pictures(count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(count)
+    return torch.randint(0, 256, (count, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
+
+
+def layers(backbone: Backbone) -> Reader:
+    found = backbone.network.layers
+    assert isinstance(found, Reader)
+    return found
+
+
+def test_untaught_reader_is_the_same_every_time(untaught: Backbone) -> None:
+    again = untaught_reader()
+    assert again.identity == untaught.identity
+    preprocessing = again.preprocessing
+    assert (preprocessing.size, preprocessing.interpolation, preprocessing.channels) == (256, "bilinear", "rgb")
+    assert (preprocessing.mean, preprocessing.std) == ((127.0,) * 3, (128.0,) * 3)
+    assert again.dimension == Reader.BOX.stop == 94
+
+
+def test_answers_are_probabilities_points_and_a_box(untaught: Backbone) -> None:
+    with torch.inference_mode():
+        answers = untaught.network(pictures(2))
+    assert answers.shape == (2, 94)
+    torch.testing.assert_close(answers[:, Reader.LETTERS].exp().sum(1), torch.ones(2))
+    assert torch.isfinite(answers).all()
+    facts = answers[:, [Reader.PRESENT, Reader.RIGHT]]
+    assert ((facts > 0) & (facts < 1)).all()
+    assert (answers[:, Reader.BOX][:, 2] > 0).all()
+
+
+@pytest.mark.parametrize("side", [VIEW, reader.WHOLE_VIEW])
+def test_a_look_has_the_shapes_it_names_at_every_side(untaught: Backbone, side: int) -> None:
+    with torch.inference_mode():
+        look = layers(untaught).eye(torch.zeros(2, 3, side, side))
+    assert look.points.shape == (2, POINTS, 3)
+    assert look.present.shape == look.right.shape == (2,)
+    assert look.letters.shape == look.by_points.shape == (2, reader.ANSWERS)
+
+
+def test_everything_but_the_first_stages_learns(untaught: Backbone) -> None:
+    eye = untaught_reader().network.layers.eye
+    assert not any(parameter.requires_grad for parameter in eye.parameters())  # type: ignore[union-attr]
+    still = {name for name, p in eye.learning().named_parameters() if not p.requires_grad}  # type: ignore[union-attr,operator]
+    assert still
+    assert all(name.startswith(("trunk.conv_stem", "trunk.blocks.0", "trunk.blocks.1")) for name in still)
+
+
+def test_points_seen_in_a_shifted_box_are_mapped_back() -> None:
+    dots = torch.tensor([[100, 60], [140, 90], [120, 130]])
+    box = reader._Box(torch.tensor([[0.45, 0.4]]), torch.tensor([0.5]))
+    for x, y in dots.tolist():
+        picture = torch.zeros(1, 3, SIZE, SIZE)
+        picture[:, :, y : y + 2, x : x + 2] = 1
+        light = reader._view(picture, box, VIEW)[0, 0]
+        cells = (torch.arange(VIEW) + 0.5) / VIEW
+        seen = torch.stack([(light.sum(0) * cells).sum(), (light.sum(1) * cells).sum()]) / light.sum()
+        point = torch.cat([seen, torch.tensor([0.2])]).expand(1, POINTS, 3)
+        back = box.outward(point)[0, 0]
+        expected = torch.tensor([(x + 1) / SIZE, (y + 1) / SIZE, 0.1])
+        torch.testing.assert_close(back, expected, atol=1e-3, rtol=0)
+
+
+def test_beyond_the_picture_its_edge_is_repeated_and_the_whole_is_the_whole() -> None:
+    picture = torch.full((1, 3, SIZE, SIZE), 0.7)
+    view = reader._view(picture, reader._Box(torch.tensor([[0.0, 1.0]]), torch.tensor([1.0])), VIEW)
+    torch.testing.assert_close(view, torch.full_like(view, 0.7))
+
+
+def test_box_holds_its_points_and_is_never_tiny() -> None:
+    points = torch.rand(5, POINTS, 3, generator=torch.Generator().manual_seed(0))
+    box = box_of(points)
+    apart = (points[:, :, :2] - box.middle[:, None]).abs().amax((1, 2))
+    assert (apart < box.side / 2).all()
+    assert box_of(torch.full((1, POINTS, 3), 0.5)).side.item() == pytest.approx(0.1)
+
+
+def test_normalised_hands_know_no_place_and_no_size_but_their_side() -> None:
+    hands = torch.rand(3, POINTS, 3, generator=torch.Generator().manual_seed(1))
+    expected = normalised(hands)
+    torch.testing.assert_close(normalised(hands * 0.3 + torch.tensor([0.2, -0.1, 0.4])), expected, atol=1e-5, rtol=1e-4)
+    mirror = torch.tensor([-1.0, 1.0, 1.0])
+    torch.testing.assert_close(normalised(hands * mirror), expected * mirror)
+
+
+def test_folded_batch_norm_answers_as_before() -> None:
+    trunk = load_backbone(EMBEDDED).network.layers
+    views = torch.randn(2, 3, VIEW, VIEW, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        before = trunk(views)
+    eye = reader.HandNetwork(trunk)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in eye.modules())
+    with torch.inference_mode():
+        _, after = eye._features(views)
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-3)
+
+
+def test_no_letter_makes_all_letters_equally_likely() -> None:
+    logits = torch.zeros(1, reader.ANSWERS)
+    logits[:, 0], logits[:, -1] = 5.0, 50.0
+    letters = reader._agreed([logits, logits]).exp()
+    torch.testing.assert_close(letters, torch.full_like(letters, 1 / 26))
+
+
+def test_graph_agrees_with_torch_for_every_batch(untaught: Backbone, tmp_path: Path) -> None:
+    session = onnxruntime.InferenceSession(backbone_graph(untaught, tmp_path))
+    for count in (1, 3):
+        batch = pictures(count)
+        with torch.inference_mode():
+            expected = untaught.network(batch).numpy()
+        found = session.run(None, {session.get_inputs()[0].name: batch.numpy()})[0]
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_an_untaught_reader_is_no_backbone_yet_and_a_taught_one_is(untaught: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match="has not been taught"):
+        load_backbone(NAME)
+    file = tmp_path / "taught.safetensors"
+    save_file({key: value.contiguous() for key, value in untaught.network.layers.state_dict().items()}, file)
+    assert load_backbone(NAME, weights=file) == untaught
