@@ -290,6 +290,10 @@ class TestHands:
             ({"features.backbone": "hand-landmarks", "head.kind": "mlp"}, r"head.kind = 'mlp' .* expected the head"),
             ({"head.kind": "points"}, r"head.kind = 'points' with features.backbone = 'vgg16'"),
             ({"features.backbone": "hand-landmarks", "features.crop": "hand"}, r"features.crop .* has no effect"),
+            (
+                {"features.backbone": "hand-landmarks", "fine_tuning.enabled": True},
+                r"fine_tuning.enabled .* has no effect",
+            ),
             ({"features.hand_model": "x.task"}, r"features.hand_model has no effect: nothing .* looks for hands"),
         ],
     )

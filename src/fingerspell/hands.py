@@ -130,8 +130,7 @@ class Detector:
         row[SHAPE] = width / height
         side = max(height, width)
         left, top = (side - width) // 2, (side - height) // 2
-        # MediaPipe is wrong about pictures that are not square, and says so in its log.
-        square = _padded(pixels, top, side - height - top, left, side - width - left)
+        square = images.padded_square(pixels)  # of others MediaPipe is wrong, and says so in its log
         for number, step in enumerate(_LADDER):
             found = self._try(square, step)
             if found:
@@ -141,7 +140,6 @@ class Detector:
                 row[[FOUND, RIGHT, SURE, STEP]] = 1, right, sure, number
                 row[PICTURE], row[WORLD] = points.ravel(), world.ravel()
                 break
-        return row
         return row
 
     def _try(self, square: Pixels, step: _Try) -> tuple[Row, Row, float, float] | None:

@@ -262,6 +262,11 @@ def _check_hands(recipe: Recipe) -> None:
         raise RecipeError(
             f"features.crop = {recipe.features.crop!r} has no effect with {NAME}. Leave one of the two out."
         )
+    if points and recipe.fine_tuning.enabled:
+        raise RecipeError(
+            f"fine_tuning.enabled = True has no effect with {NAME}, which has no network of ours. Leave one of the two "
+            "out; `--head fusion` reads the points beside a backbone that can be tuned."
+        )
     if recipe.features.hand_model and not looks_for_hands(recipe):
         raise RecipeError(
             "features.hand_model has no effect: nothing in this recipe looks for hands. Leave it out, or ask for the "
