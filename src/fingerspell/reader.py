@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "reader"
 SIZE = 256  # pixels a side of the picture: a hand that takes a third of it still has as many as a view
-VIEW = 96  # pixels a side of a view; 112 read no better for 1.4 times the work
+VIEW = 96  # pixels a side of a view: the work of training grows with its square
 WHOLE_VIEW = 160  # of the first one, the whole picture: two looks then find 0.63 of the hands, and 0.57 from 96
 MEAN, STD = 127.0, 128.0  # of the values, as the trunk was trained
 POINTS = 21  # of a hand, in MediaPipe's order: the wrist, then four of each finger from the thumb to the little one
