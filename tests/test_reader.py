@@ -12,7 +12,8 @@ from fingerspell import reader
 from fingerspell.backbones import EMBEDDED, Backbone, load_backbone, untaught_reader
 from fingerspell.errors import BackboneError
 from fingerspell.graphs import backbone_graph
-from fingerspell.reader import NAME, POINTS, SIZE, VIEW, Reader, box_of, normalised
+from fingerspell.reader import POINTS, SIZE, VIEW, Reader, box_of, normalised
+from fingerspell.recipes import READER
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_graph_agrees_with_torch_for_every_batch(untaught: Backbone, tmp_path: P
 
 def test_an_untaught_reader_is_no_backbone_yet_and_a_taught_one_is(untaught: Backbone, tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="has not been taught"):
-        load_backbone(NAME)
+        load_backbone(READER)
     file = tmp_path / "taught.safetensors"
     save_file({key: value.contiguous() for key, value in untaught.network.layers.state_dict().items()}, file)
-    assert load_backbone(NAME, weights=file) == untaught
+    assert load_backbone(READER, weights=file) == untaught

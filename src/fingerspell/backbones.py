@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from fingerspell.cache import remember, stem
 from fingerspell.errors import BackboneError
-from fingerspell.reader import MEAN, NAME, SIZE, STD, HandNetwork, Reader
+from fingerspell.reader import MEAN, SIZE, STD, HandNetwork, Reader
+from fingerspell.recipes import READER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,8 +42,9 @@ _VERSION = 1
 class Preprocessing:
     """What happens to a picture before the first layer.
 
-    The picture is resized to ``size`` x ``size`` with ``interpolation`` (``images.resize``); then, inside the network,
-    its RGB values in 0-255 are put into the order ``channels``, less ``mean``, over ``std``.
+    The picture, ``padded`` to a square or not, is resized to ``size`` x ``size`` with ``interpolation``
+    (``images.resize``); then, inside the network, its RGB values in 0-255 are put into the order ``channels``, less
+    ``mean``, over ``std``.
     """
 
     size: int
@@ -50,6 +52,12 @@ class Preprocessing:
     channels: Literal["rgb", "bgr"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    padded: bool = False
+
+    def facts(self) -> dict[str, object]:
+        """Values as JSON; what came later is left out at its default, so that remembered features stay valid."""
+        facts = asdict(self)
+        return facts if self.padded else {name: value for name, value in facts.items() if name != "padded"}
 
 
 # What the weights were trained on, by the names Keras gives them (keras.applications.imagenet_utils).
@@ -67,7 +75,7 @@ _UNIT: dict[str, object] = {"channels": "rgb", "mean": (0.0, 0.0, 0.0), "std": (
 # The embedded weights' own input, (x - 127) / 128, as their package states it.
 _EMBEDDED_INPUT: dict[str, object] = {"channels": "rgb", "mean": (MEAN,) * 3, "std": (STD,) * 3}
 # The reader knows any size, and was measured with this one.
-_READER_INPUT: dict[str, object] = _EMBEDDED_INPUT | {"size": SIZE, "interpolation": "bilinear"}
+_READER_INPUT: dict[str, object] = _EMBEDDED_INPUT | {"size": SIZE, "interpolation": "bilinear", "padded": True}
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class Backbone:
     def identity(self) -> str:
         """Everything the features depend on besides the picture, as JSON: the key of the feature cache."""
         facts = {"backbone": self.name, "weights": self.weights_sha256, "precision": _PRECISION, "version": _VERSION}
-        return json.dumps(facts | asdict(self.preprocessing), sort_keys=True)
+        return json.dumps(facts | self.preprocessing.facts(), sort_keys=True)
 
 
 class Network(nn.Module):
@@ -167,18 +175,20 @@ def load_backbone(
     """
 
     def load() -> Network:
-        layers = _untaught_layers() if name == NAME else _create(name, pretrained=weights is None and name != EMBEDDED)
+        layers = (
+            _untaught_layers() if name == READER else _create(name, pretrained=weights is None and name != EMBEDDED)
+        )
         if name == EMBEDDED and weights is None:
             _load_embedded(layers)
             convention = _EMBEDDED_INPUT
         else:
             convention = _load_file(layers, weights, name) if weights else {}
-        own = _READER_INPUT if name == NAME else _own_preprocessing(layers)
+        own = _READER_INPUT if name == READER else _own_preprocessing(layers)
         chosen = own | convention | (_UNIT if input_scale == "unit" else {})
         chosen |= {"size": size or own["size"], "interpolation": interpolation or own["interpolation"]}
         return Network(layers, Preprocessing(**chosen))  # type: ignore[arg-type]
 
-    if name == NAME and weights is None:
+    if name == READER and weights is None:
         raise BackboneError(
             "backbone reader has not been taught: found no weights, expected those of `fingerspell.teaching.teach`. "
             "Give its file: --weights FILE.safetensors."
@@ -219,7 +229,8 @@ def backbone_of(identity: Mapping[str, Any], dimension: int) -> Backbone:
 
 def _preprocessing(facts: Mapping[str, Any]) -> Preprocessing:
     plain = {key: facts[key] for key in ("size", "interpolation", "channels")}
-    return Preprocessing(**plain, mean=tuple(facts["mean"]), std=tuple(facts["std"]))
+    padded = bool(facts.get("padded"))
+    return Preprocessing(**plain, mean=tuple(facts["mean"]), std=tuple(facts["std"]), padded=padded)
 
 
 def _weights_file(name: str, weights: Path | None) -> Path | None:
@@ -238,7 +249,7 @@ def _embedded_file() -> Path:
 def _to_json(backbone: Backbone) -> str:
     return json.dumps(
         {
-            "preprocessing": asdict(backbone.preprocessing),
+            "preprocessing": backbone.preprocessing.facts(),
             "weights_sha256": backbone.weights_sha256,
             "dimension": backbone.dimension,
         }
@@ -277,7 +288,7 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
 def untaught_reader() -> Backbone:
     """Reader whose trunk is the embedded network; its new layers are random, the same every time, and to be taught."""
     preprocessing = Preprocessing(**_READER_INPUT)  # type: ignore[arg-type]
-    return Backbone.of(NAME, Network(_untaught_layers(), preprocessing))
+    return Backbone.of(READER, Network(_untaught_layers(), preprocessing))
 
 
 def _untaught_layers() -> Reader:

@@ -186,6 +186,8 @@ class NetworkEngine(Engine):
         """See ``Engine.inputs``."""
         preprocessing = self.backbone.preprocessing
         facts: dict[str, Any] = {"size": preprocessing.size, "interpolation": preprocessing.interpolation}
+        if preprocessing.padded:
+            facts["padded"] = True
         if self.hands:
             facts |= self.hands.engine.inputs() | facts | {"crop": "hand" if self.hands.crop else None}
         return facts
@@ -196,9 +198,9 @@ class NetworkEngine(Engine):
 
     def prepare(self, pixels: Pixels, view: View, row: Row | None) -> Pixels:
         """Pixels (size, size, 3)."""
-        preprocessing = self.backbone.preprocessing
+        size, how = self.backbone.preprocessing.size, self.backbone.preprocessing.interpolation
         crop_row = row if self.hands and self.hands.crop else None
-        return hands.network_input(pixels, preprocessing.size, preprocessing.interpolation, view, crop_row)
+        return hands.network_input(pixels, size, how, view, crop_row, padded=self.backbone.preprocessing.padded)
 
     def _stacked(self, batch: Sequence[tuple[Key, Prepared]]) -> tuple[list[Key], Pixels]:
         """Keys, and a full batch of pictures (batch, size, size, 3)."""

@@ -239,16 +239,28 @@ def crop(pixels: Pixels, row: Row) -> Pixels:
 
 
 def network_input(
-    pixels: Pixels, size: int, interpolation: Interpolation, view: View = "original", row: Row | None = None
+    pixels: Pixels,
+    size: int,
+    interpolation: Interpolation,
+    view: View = "original",
+    row: Row | None = None,
+    *,
+    padded: bool = False,
 ) -> Pixels:
     """Network input (size, size, 3) from a decoded picture (height, width, 3): the one place where it is made.
 
     With a row, that of this view of the picture, the network sees the hand alone. The view is then made before the
-    crop, as a camera would: who mirrors a picture still sees a right hand.
+    crop, as a camera would: who mirrors a picture still sees a right hand. What is no square is squeezed into one, or
+    ``padded`` to one.
     """
+    square = images.padded_square if padded else _as_it_is
     if row is None:
-        return images.view_of(images.resize(pixels, size, interpolation), view)
-    return images.resize(crop(images.view_of(pixels, view), row), size, interpolation)
+        return images.view_of(images.resize(square(pixels), size, interpolation), view)
+    return images.resize(square(crop(images.view_of(pixels, view), row)), size, interpolation)
+
+
+def _as_it_is(pixels: Pixels) -> Pixels:
+    return pixels
 
 
 def _padded(pixels: Pixels, top: int, bottom: int, left: int, right: int) -> Pixels:

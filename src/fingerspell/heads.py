@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fingerspell import hands
+from fingerspell.alphabet import LETTERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -163,8 +164,19 @@ def linear_head(
     return nn.Sequential(linear)
 
 
+def own_head(dimension: int, labels: Sequence[str]) -> nn.Sequential:
+    """What a reader says of these letters, with which its features begin: there is nothing to train."""
+    linear = nn.Linear(dimension, len(labels))
+    with torch.no_grad():
+        linear.bias.zero_()
+        linear.weight.zero_()
+        for row, label in enumerate(labels):
+            linear.weight[row, LETTERS.index(label)] = 1
+    return nn.Sequential(linear)
+
+
 def head_of(kind: str, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Head of a kind ("mlp", "linear", "points" or "fusion") from its tensors."""
+    """Head of a kind ("mlp", "linear", "points", "fusion" or "own") from its tensors."""
     head: nn.Module
     if kind == "points":
         head = PointsHead(*_widths(tensors, "layers."))

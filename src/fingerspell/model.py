@@ -62,6 +62,8 @@ class Card:
         What the points of the hands depend on (``hands.Detector.identity``); None if nothing looks for hands.
     crop : "hand" or None
         Whether a picture is cut to its hand.
+    padded : bool
+        Whether a picture is padded to a square, and not squeezed into one.
     backbone : dict
         Name, digest of the weights, preprocessing.
     head : str
@@ -94,6 +96,7 @@ class Card:
     notes: tuple[str, ...] = ()
     hands: dict[str, Any] | None = None
     crop: Literal["hand"] | None = None
+    padded: bool = False
 
 
 _CARD = TypeAdapter(Card)
@@ -140,7 +143,8 @@ class Model:
         seen: Seen = {}
         if card.size is not None and card.interpolation is not None:
             crop_row = row if card.crop else None
-            seen["pictures"] = hands.network_input(pixels, card.size, card.interpolation, view, crop_row)
+            size, how = card.size, card.interpolation
+            seen["pictures"] = hands.network_input(pixels, size, how, view, crop_row, padded=card.padded)
         if row is not None and "hands" in self._inputs:
             seen["hands"] = row
         return seen

@@ -20,7 +20,6 @@ from fingerspell.alphabet import LETTERS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-NAME = "reader"
 SIZE = 256  # pixels a side of the picture: a hand that takes a third of it still has as many as a view
 VIEW = 96  # pixels a side of a view: the work of training grows with its square
 WHOLE_VIEW = 160  # of the first one, the whole picture: two looks then find 0.63 of the hands, and 0.57 from 96

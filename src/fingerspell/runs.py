@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fingerspell import cache, evaluation, inspection, splits
-from fingerspell.alphabet import LETTERS
+from fingerspell.alphabet import LETTERS, NON_LETTERS
 from fingerspell.archive import open_archive, open_archives
 from fingerspell.dataset import scan
 from fingerspell.errors import DatasetError, RunError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fingerspell.backbones import Backbone
     from fingerspell.calibration import Calibration
     from fingerspell.dataset import Dataset
-    from fingerspell.engines import Engine, Hands
+    from fingerspell.engines import Engine, Hands, HandsEngine
     from fingerspell.evaluation import Answers
     from fingerspell.features import Extraction, FeatureStore
     from fingerspell.images import View
@@ -130,7 +130,7 @@ def train(
         if chosen.fine_tuning.enabled and out:
             _prepare_folder(Path(out), kind="run", overwrite=overwrite)  # before hours of training
         with clock.stage("backbone"):
-            engine = _engine(archive, split, chosen, on_progress)
+            engine = _engine(archive, dataset, split, others, chosen, on_progress)
         default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, engine)[:8]}"
         folder = Path(out) if out else default
         _prepare_folder(folder, kind="run", overwrite=overwrite)
@@ -146,7 +146,7 @@ def train(
                 answers = _answers(store, split, others, head)
             with clock.stage("precision"):
                 precision = measure_cost(archive, split.test, engine, store, head)
-        write_text(folder / "history.csv", csv_text(trained.history[0], (row.values() for row in trained.history)))
+        _write_history(folder, trained)
         summary = evaluation.summarise(
             answers,
             fitted,
@@ -182,7 +182,8 @@ def help_to_train(
         dataset = scan(archive, memory=cache.scans_folder())
         chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides or {})
         if chosen.fine_tuning.enabled:
-            _fine_tune(_backbone(chosen), _hands(chosen), archive, _split(archive, dataset, chosen), chosen, silent)
+            split, others = _split(archive, dataset, chosen), _others(dataset, chosen)
+            _tuned_backbone(archive, dataset, split, others, chosen, silent)
 
 
 def evaluate(
@@ -268,13 +269,13 @@ def train_everybody(
         pictures = dataset.letters()
         groups = groups_of(archive, [p.id for p in pictures], chosen.split.groups)
         split = splits.everybody(pictures, chosen.split, groups)
-        engine = _engine(archive, split, chosen, on_progress)
+        engine = _engine(archive, dataset, split, (), chosen, on_progress)
         write_text(out / "recipe.toml", chosen.to_toml())
         write_text(out / "split.csv", split.to_csv())
         with open_store(cache.features_folder(), engine) as store:
             _extract(archive, split, (), engine, store, chosen, on_progress)
             trained = _train_head(store, split, chosen, on_progress)
-        write_text(out / "history.csv", csv_text(trained.history[0], (row.values() for row in trained.history)))
+        _write_history(out, trained)
         summary = {"split": _split_facts(split, chosen) | measured["trained_on"], "scores": measured["scores"]}
         card = _card(out.name, split.labels, chosen, dataset, engine, fitted, summary)
         card = _with_parts(card, archive, dataset)
@@ -315,9 +316,12 @@ def _is_done(folder: Path, recipe: Recipe, split: Split) -> bool:
 
 
 def _backbone(recipe: Recipe) -> Backbone:
-    from fingerspell.backbones import load_backbone
+    from fingerspell.backbones import load_backbone, untaught_reader
+    from fingerspell.recipes import READER
 
     features = recipe.features
+    if features.backbone == READER and not features.weights:
+        return untaught_reader()
     return load_backbone(
         features.backbone,
         weights=Path(features.weights) if features.weights else None,
@@ -330,27 +334,83 @@ def _backbone(recipe: Recipe) -> Backbone:
 
 def _hands(recipe: Recipe) -> Hands | None:
     """What is done with the points of the hands; None where nothing looks for hands."""
-    from fingerspell.engines import Hands, HandsEngine
-    from fingerspell.hands import open_detector
+    from fingerspell.engines import Hands
     from fingerspell.recipes import looks_for_hands
 
-    features = recipe.features
     if not looks_for_hands(recipe):
         return None
-    points = HandsEngine(open_detector(Path(features.hand_model) if features.hand_model else None))
-    return Hands(points, crop=features.crop == "hand", joined=recipe.head.kind == "fusion")
+    return Hands(_search(recipe), crop=recipe.features.crop == "hand", joined=recipe.head.kind == "fusion")
 
 
-def _fine_tune(
-    backbone: Backbone, hands: Hands | None, archive: Archive, split: Split, recipe: Recipe, on_progress: Progress
+def _search(recipe: Recipe) -> HandsEngine:
+    from fingerspell.engines import HandsEngine
+    from fingerspell.hands import open_detector
+
+    file = recipe.features.hand_model
+    return HandsEngine(open_detector(Path(file) if file else None))
+
+
+def _tuned_backbone(
+    archive: Archive,
+    dataset: Dataset,
+    split: Split,
+    others: splits.Pictures,
+    recipe: Recipe,
+    on_progress: Progress,
 ) -> Backbone:
     """Backbone trained on the training pictures; validation and test pictures never come here."""
+    from fingerspell.recipes import is_taught
+
+    if is_taught(recipe):
+        return _teach(archive, split, _spare_others(dataset, others, recipe), recipe, on_progress)
+    return _fine_tune(archive, split, recipe, on_progress)
+
+
+def _teach(archive: Archive, split: Split, spare: splits.Pictures, recipe: Recipe, on_progress: Progress) -> Backbone:
+    """Reader taught with the training pictures and spare ones of no letter."""
+    from fingerspell.features import extract, open_store
+    from fingerspell.images import VIEWS
+    from fingerspell.teaching import teach
+
+    teacher, pictures = _search(recipe), (*split.train, *spare)
+    with open_store(cache.features_folder(), teacher) as store:
+        extract(archive, pictures, teacher, store, views=VIEWS[:1], on_progress=on_progress)
+        rows = store.load(pictures, VIEWS[:1])[:, 0]
+    return teach(
+        _backbone(recipe),
+        archive,
+        pictures,
+        rows,
+        groups_of(archive, [picture.id for picture in split.train], recipe.split.groups),
+        recipe.fine_tuning,
+        cache.tuned_folder(),
+        seed=recipe.seed,
+        on_progress=on_progress,
+    )
+
+
+def _spare_others(dataset: Dataset, others: splits.Pictures, recipe: Recipe) -> splits.Pictures:
+    """Good pictures of no letter that nothing is measured on: none of the group that is held out, if one is."""
+    measured, held_out = {picture.id for picture in others}, recipe.split.held_out
+    return tuple(
+        p
+        for p in dataset.pictures
+        if p.label in NON_LETTERS
+        and not p.problem
+        and p.id not in measured
+        and not (held_out and splits.is_within(p.id, held_out))
+    )
+
+
+def _fine_tune(archive: Archive, split: Split, recipe: Recipe, on_progress: Progress) -> Backbone:
+    """Any other backbone, trained to tell the letters apart."""
     from fingerspell.engines import TorchEngine
     from fingerspell.features import extract, open_store
     from fingerspell.finetuning import fine_tune
     from fingerspell.images import VIEWS
 
-    engine = TorchEngine(backbone, hands)
+    hands = _hands(recipe)
+    engine = TorchEngine(_backbone(recipe), hands)
     with open_store(cache.features_folder(), engine) as store:
         if hands and store.hands:
             extract(archive, split.train, hands.engine, store.hands, views=VIEWS[:1], on_progress=on_progress)
@@ -367,7 +427,14 @@ def _fine_tune(
         )
 
 
-def _engine(archive: Archive, split: Split, recipe: Recipe, on_progress: Progress) -> Engine:
+def _engine(
+    archive: Archive,
+    dataset: Dataset,
+    split: Split,
+    others: splits.Pictures,
+    recipe: Recipe,
+    on_progress: Progress,
+) -> Engine:
     """What gives the features: the points of hands, or a backbone, fine-tuned first if the recipe says so."""
     from fingerspell.engines import open_engine
     from fingerspell.hands import NAME
@@ -375,9 +442,10 @@ def _engine(archive: Archive, split: Split, recipe: Recipe, on_progress: Progres
     features, hands = recipe.features, _hands(recipe)
     if hands and features.backbone == NAME:
         return hands.engine
-    backbone = _backbone(recipe)
     if recipe.fine_tuning.enabled:
-        backbone = _fine_tune(backbone, hands, archive, split, recipe, on_progress)
+        backbone = _tuned_backbone(archive, dataset, split, others, recipe, on_progress)
+    else:
+        backbone = _backbone(recipe)
     return open_engine(
         backbone, cache.graphs_folder(), engine=features.engine, precision=features.precision, hands=hands
     )
@@ -410,9 +478,12 @@ def _extract(
 
 
 def _training_views(recipe: Recipe) -> tuple[View, ...]:
-    """Views that training looks at. A hand that was looked for is mirrored to a right one as it is."""
+    """Views that the head learns from. A hand that was looked for is mirrored to a right one as it is."""
     from fingerspell.hands import NAME
     from fingerspell.images import VIEWS
+
+    if recipe.head.kind == "own":
+        return ()
 
     one_side = recipe.features.backbone == NAME or recipe.features.crop or recipe.head.kind == "fusion"
     return VIEWS if recipe.features.mirrored and not one_side else VIEWS[:1]
@@ -420,10 +491,13 @@ def _training_views(recipe: Recipe) -> tuple[View, ...]:
 
 def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: Progress) -> Trained:
     """Head trained on train and validation; test pictures never come here."""
+    from fingerspell.heads import own_head
     from fingerspell.images import VIEWS
-    from fingerspell.training import Examples, train_linear, train_mlp, train_points
+    from fingerspell.training import Examples, Trained, train_linear, train_mlp, train_points
 
     labels = split.labels
+    if recipe.head.kind == "own":
+        return Trained(own_head(store.dimension, labels), [])
 
     def examples(pictures: splits.Pictures, views: tuple[View, ...]) -> Examples:
         targets = np.array([labels.index(p.label) for p in pictures], np.int64)
@@ -525,6 +599,12 @@ def _digest(recipe: Recipe, dataset: Dataset, split: Split, engine: Engine) -> s
     facts["split"]["groups"] = split.to_csv()
     text = json.dumps([facts, dataset.digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write_history(folder: Path, trained: Trained) -> None:
+    """How the head was trained, if it was."""
+    if trained.history:
+        write_text(folder / "history.csv", csv_text(trained.history[0], (row.values() for row in trained.history)))
 
 
 def _write_results(folder: Path, archive: Archive, answers: Answers, summary: dict[str, Any], timing: str) -> None:

@@ -25,8 +25,10 @@ Protocol = Literal["first-per-class", "folders", "random", "blocks", "bursts", "
 InputScale = Literal["native", "unit"]
 EngineKind = Literal["torch", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
-HeadKind = Literal["mlp", "linear", "points", "fusion"]
+HeadKind = Literal["mlp", "linear", "points", "fusion", "own"]
 Crop = Literal["hand"]
+
+READER = "reader"  # our own network (reader.py), which answers with letters itself
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -158,6 +160,9 @@ class Recipe:
 
 _ADAPTER = TypeAdapter(Recipe)
 
+# What reads the backbones that have a head of their own, where none is asked for.
+_HEADS = {NAME: "points", READER: "own"}
+
 # Values that mean something only beside certain others. A file may hold them all, as `train` writes it; who gives one
 # that would do nothing expects something else.
 _GOES_WITH = {
@@ -219,8 +224,8 @@ def override(recipe: Recipe, values: dict[str, Any]) -> Recipe:
         If a value is unknown or out of range.
     """
     content: dict[str, Any] = asdict(recipe)
-    if values.get("features.backbone") == NAME and values.get("head.kind") is None:
-        values = values | {"head.kind": "points"}  # the one head that reads them
+    if values.get("features.backbone") in _HEADS and values.get("head.kind") is None:
+        values = values | {"head.kind": _HEADS[values["features.backbone"]]}
     for name, value in values.items():
         *path, last = name.split(".")
         section = content
@@ -245,8 +250,13 @@ def override(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     return changed
 
 
+def is_taught(recipe: Recipe) -> bool:
+    """Whether a run teaches a reader, and so needs the points of the hands in training."""
+    return recipe.features.backbone == READER and recipe.fine_tuning.enabled
+
+
 def looks_for_hands(recipe: Recipe) -> bool:
-    """Whether a run needs the points of the hands."""
+    """Whether the model of a run needs the points of the hands."""
     return recipe.features.backbone == NAME or recipe.features.crop == "hand" or recipe.head.kind == "fusion"
 
 
@@ -267,10 +277,20 @@ def _check_hands(recipe: Recipe) -> None:
             f"fine_tuning.enabled = True has no effect with {NAME}, which has no network of ours. Leave one of the two "
             "out; `--head fusion` reads the points beside a backbone that can be tuned."
         )
-    if recipe.features.hand_model and not looks_for_hands(recipe):
+    if recipe.head.kind == "own" and recipe.features.backbone != READER:
+        raise RecipeError(
+            f"head.kind = 'own' with features.backbone = {recipe.features.backbone!r}: expected the backbone "
+            f"{READER!r}, which alone answers with letters. Change one of the two."
+        )
+    if recipe.features.backbone == READER and not (recipe.fine_tuning.enabled or recipe.features.weights):
+        raise RecipeError(
+            f"features.backbone = {READER!r} has not been taught: expected --fine-tune, which teaches it, or --weights "
+            "FILE of one that was."
+        )
+    if recipe.features.hand_model and not looks_for_hands(recipe) and not is_taught(recipe):
         raise RecipeError(
             "features.hand_model has no effect: nothing in this recipe looks for hands. Leave it out, or ask for the "
-            f"backbone {NAME}, the crop 'hand' or the head 'fusion'."
+            f"backbone {NAME}, the crop 'hand' or the head 'fusion', or teach a reader."
         )
 
 
