@@ -11,7 +11,18 @@ import torch
 
 from fingerspell import hands
 from fingerspell.graphs import backbone_graph, classifier
-from fingerspell.heads import DESCRIPTION, FusionHead, PointsHead, describe, head_of, normalise, probabilities, tempered
+from fingerspell.heads import (
+    DESCRIPTION,
+    FusionHead,
+    PointsHead,
+    describe,
+    head_of,
+    normalise,
+    own_head,
+    perceptron,
+    probabilities,
+    tempered,
+)
 from fingerspell.testing import fake_backbone
 
 CLASSES = 5
@@ -42,6 +53,10 @@ def shaken(head: torch.nn.Module) -> torch.nn.Module:
             if value.is_floating_point() and "temperature" not in name and not name.endswith("weight"):
                 value.add_(torch.rand_like(value))
     return head.eval()
+
+
+def fusion(dimension: int, hidden: tuple[int, ...], classes: int, weight: float = 0.5) -> FusionHead:
+    return FusionHead(PointsHead(hidden, classes), perceptron([dimension, classes], 0.0), weight)
 
 
 def test_normalised_points_know_neither_place_nor_size_nor_side() -> None:
@@ -91,7 +106,7 @@ class TestFusion:
         return torch.from_numpy(np.concatenate([rows(), features], axis=1))
 
     def test_each_branch_answers_alone_where_the_other_sees_nothing(self) -> None:
-        head = shaken(FusionHead(24, (8,), CLASSES))
+        head = shaken(fusion(24, (8,), CLASSES))
         assert isinstance(head, FusionHead)
         joined = self.joined()
         alone = joined.clone()
@@ -103,7 +118,7 @@ class TestFusion:
         np.testing.assert_allclose(probabilities(head, joined)[-1], pixels[-1] * 0.95 + 0.05 / CLASSES, rtol=1e-4)
 
     def test_a_branch_that_is_sure_of_everything_can_be_outvoted(self) -> None:
-        head = FusionHead(24, (), 2, weight=0.6).eval()
+        head = fusion(24, (), 2, weight=0.6).eval()
         with torch.no_grad():
             for layers, letter in ((head.points.layers, 0), (head.pixels, 1)):
                 last = layers[-1]
@@ -114,10 +129,15 @@ class TestFusion:
         assert probabilities(head, self.joined())[0].argmax() == 0
 
 
-@pytest.mark.parametrize("kind", ["points", "fusion"])
+@pytest.mark.parametrize("kind", ["points", "fusion", "fusion of own answers"])
 def test_exported_head_gives_the_same_answers(kind: str, tmp_path: Path) -> None:
     backbone = fake_backbone()
-    head = shaken(PointsHead((8, 6), CLASSES) if kind == "points" else FusionHead(24, (8, 6), CLASSES, weight=0.3))
+    head: torch.nn.Module = PointsHead((8, 6), CLASSES)
+    if kind != "points":
+        head = fusion(24, (8, 6), CLASSES, weight=0.3)
+    if kind == "fusion of own answers":
+        head = FusionHead(PointsHead((8, 6), CLASSES), own_head(24, "ABCDE"), weight=0.3)
+    head = shaken(head)
     scaled = tempered(head, 2.0)
     graph = None if kind == "points" else backbone_graph(backbone, tmp_path)
     session = onnxruntime.InferenceSession(classifier(graph, scaled), providers=["CPUExecutionProvider"])
@@ -130,7 +150,7 @@ def test_exported_head_gives_the_same_answers(kind: str, tmp_path: Path) -> None
     for count in (1, 6):
         (answers,) = session.run(["probabilities"], {name: value[:count] for name, value in feed.items()})
         np.testing.assert_allclose(answers, probabilities(scaled, given[:count]), atol=1e-5)
-    again = head_of(kind, scaled.state_dict())
+    again = head_of(kind.split()[0], scaled.state_dict())
     np.testing.assert_allclose(probabilities(again, given), probabilities(scaled, given), atol=1e-6)
     with torch.inference_mode():
         np.testing.assert_allclose(scaled(given) * 2, head(given), rtol=1e-4)

@@ -50,7 +50,7 @@ def load_error(name: str) -> str:
 
 class TestTheStudy:
     def test_both_runs_are_in_the_box(self) -> None:
-        assert names() == ["real", "synthetic"]
+        assert names() == ["fusion", "reader", "real", "synthetic"]
 
     @pytest.mark.parametrize("name", ["real", "synthetic"])
     def test_what_both_share(self, name: str) -> None:
@@ -132,7 +132,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", ["rael", "missing.toml", "", "../real", "real.toml"])
     def test_unknown_name(self, name: str) -> None:
-        assert load_error(name) == f"no recipe {name!r}. Expected one of real, synthetic, or a .toml file."
+        assert load_error(name) == f"no recipe {name!r}. Expected one of fusion, reader, real, synthetic, or a .toml file."
 
     def test_a_file_with_another_suffix_is_not_read(self, tmp_path: Path) -> None:
         assert load_error(write(tmp_path / "recipe.txt", 'name = "x"')).endswith("or a .toml file.")
@@ -191,7 +191,7 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("fine_tuning.layer_decay", 1.5, "Input should be less than or equal to 1"),
     ("fine_tuning.rotation", 90.0, "Input should be less than or equal to 45"),
     ("fine_tuning.precision", "int8", "Input should be 'float32' or 'bfloat16'"),
-    ("head.kind", "svm", "Input should be 'mlp', 'linear', 'points' or 'fusion'"),
+    ("head.kind", "svm", "Input should be 'mlp', 'linear', 'points', 'fusion' or 'own'"),
     ("head.mlp.epochs", 0, "Input should be greater than or equal to 1"),
     ("head.mlp.batch_size", 1, "Input should be greater than or equal to 2"),
     ("head.mlp.learning_rate", 0.0, "Input should be greater than 0"),

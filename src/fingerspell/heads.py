@@ -75,7 +75,7 @@ class PointsHead(nn.Module):
 
     def __init__(self, hidden: Sequence[int], classes: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.layers = _perceptron([DESCRIPTION, *hidden, classes], dropout)
+        self.layers = perceptron([DESCRIPTION, *hidden, classes], dropout)
         self.register_buffer("missed", torch.zeros(classes))
         self.register_buffer("temperature", torch.ones(()))
 
@@ -99,13 +99,10 @@ class FusionHead(nn.Module):
     temperature: Tensor
     DOUBT = 0.05  # share of the uniform
 
-    def __init__(
-        self, dimension: int, hidden: Sequence[int], classes: int, weight: float = 0.5, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, points: PointsHead, pixels: nn.Sequential, weight: float = 0.5) -> None:
         super().__init__()
-        self.dimension = dimension
-        self.points = PointsHead(hidden, classes, dropout)
-        self.pixels = _perceptron([dimension, classes], dropout)
+        self.dimension = next(iter(pixels.state_dict().values())).shape[-1]
+        self.points, self.pixels = points, pixels
         self.register_buffer("weight", torch.tensor(weight))
         self.register_buffer("temperature", torch.ones(()))
 
@@ -125,7 +122,7 @@ class FusionHead(nn.Module):
         return ((1 - self.DOUBT) * torch.softmax(logits, dim=1) + self.DOUBT / logits.shape[1]).log()
 
 
-def _perceptron(widths: Sequence[int], dropout: float) -> nn.Sequential:
+def perceptron(widths: Sequence[int], dropout: float) -> nn.Sequential:
     """Batch norm, then dense layers, between them batch norm, ReLU and dropout."""
     layers: list[nn.Module] = [nn.BatchNorm1d(widths[0]), nn.Dropout(dropout)]
     for inputs, outputs in pairwise(widths):
@@ -181,7 +178,11 @@ def head_of(kind: str, tensors: Mapping[str, Tensor]) -> nn.Module:
     if kind == "points":
         head = PointsHead(*_widths(tensors, "layers."))
     elif kind == "fusion":
-        head = FusionHead(tensors["pixels.0.weight"].shape[0], *_widths(tensors, "points.layers."))
+        first = tensors["pixels.0.weight"]  # of a batch norm, or the one layer of a reader's own answer
+        hidden, classes = _widths(tensors, "points.layers.")
+        own = first.ndim == 2
+        pixels = nn.Sequential(nn.Linear(*first.shape[::-1])) if own else perceptron([len(first), classes], 0.0)
+        head = FusionHead(PointsHead(hidden, classes), pixels)
     else:
         widths = [value.shape for _, value in _in_order(tensors) if value.ndim == 2]
         if kind == "mlp":

@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fingerspell.engines import Engine, Hands, HandsEngine
     from fingerspell.evaluation import Answers
     from fingerspell.features import Extraction, FeatureStore
+    from fingerspell.heads import PointsHead
     from fingerspell.images import View
     from fingerspell.model import Card, Model, Probabilities
     from fingerspell.progress import Progress
@@ -472,9 +473,19 @@ def _extract(
         (_condition_pictures(split), CONDITIONS),
     ]
     done = Extraction()
+    if store.hands and engine.hands and _answers_itself(recipe):  # the points of training pictures alone are learnt
+        search = engine.hands.engine
+        done += extract(archive, split.train, search, store.hands, views=VIEWS[:1], on_progress=on_progress)
     for pictures, views in wanted:
         done += extract(archive, pictures, engine, store, views=views, on_progress=on_progress)
     return done
+
+
+def _answers_itself(recipe: Recipe) -> bool:
+    """Whether the backbone names the letters, alone or beside the points, so that no head learns from its features."""
+    from fingerspell.recipes import READER
+
+    return recipe.features.backbone == READER and recipe.head.kind in ("own", "fusion")
 
 
 def _training_views(recipe: Recipe) -> tuple[View, ...]:
@@ -482,7 +493,7 @@ def _training_views(recipe: Recipe) -> tuple[View, ...]:
     from fingerspell.hands import NAME
     from fingerspell.images import VIEWS
 
-    if recipe.head.kind == "own":
+    if _answers_itself(recipe):
         return ()
 
     one_side = recipe.features.backbone == NAME or recipe.features.crop or recipe.head.kind == "fusion"
@@ -491,20 +502,33 @@ def _training_views(recipe: Recipe) -> tuple[View, ...]:
 
 def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: Progress) -> Trained:
     """Head trained on train and validation; test pictures never come here."""
-    from fingerspell.heads import own_head
+    from fingerspell.heads import FusionHead, own_head
     from fingerspell.images import VIEWS
     from fingerspell.training import Examples, Trained, train_linear, train_mlp, train_points
 
     labels = split.labels
-    if recipe.head.kind == "own":
-        return Trained(own_head(store.dimension, labels), [])
+    itself = own_head(store.dimension, labels) if _answers_itself(recipe) else None
+    if itself and not store.hands:
+        return Trained(itself, [])
+    seen = store.hands if itself and store.hands else store
 
     def examples(pictures: splits.Pictures, views: tuple[View, ...]) -> Examples:
         targets = np.array([labels.index(p.label) for p in pictures], np.int64)
-        return Examples(store.load(pictures, views), targets)
+        return Examples(seen.load(pictures, views), targets)
 
-    train_on = examples(split.train, _training_views(recipe))
+    train_on = examples(split.train, _training_views(recipe) or VIEWS[:1])
     choose_on = examples(split.validation, VIEWS[:1])
+    if itself:
+        points = train_points(
+            train_on,
+            choose_on,
+            classes=len(labels),
+            options=recipe.head.points,
+            seed=recipe.seed,
+            on_progress=on_progress,
+        )
+        head = FusionHead(cast("PointsHead", points.head), itself, recipe.head.fusion.points_weight)
+        return Trained(head.eval(), points.history)
     if recipe.head.kind in _OF_HANDS:
         return train_points(
             train_on,

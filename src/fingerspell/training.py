@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from fingerspell import hands
-from fingerspell.heads import FusionHead, PointsHead, describe, linear_head, mlp_head, normalise
+from fingerspell.heads import FusionHead, PointsHead, describe, linear_head, mlp_head, normalise, perceptron
 from fingerspell.progress import silent
 
 if TYPE_CHECKING:
@@ -127,14 +127,11 @@ def train_points(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
+    points = PointsHead(options.hidden, classes, options.dropout)
+    head: PointsHead | FusionHead = points
     if fusion:
-        dimension = train.features.shape[2] - hands.ROW
-        head: PointsHead | FusionHead = FusionHead(
-            dimension, options.hidden, classes, fusion.points_weight, options.dropout
-        )
-    else:
-        head = PointsHead(options.hidden, classes, options.dropout)
-    points = head.points if isinstance(head, FusionHead) else head
+        pixels = perceptron([train.features.shape[2] - hands.ROW, classes], options.dropout)
+        head = FusionHead(points, pixels, fusion.points_weight)
     counts = np.bincount(train.targets, minlength=classes)
     points.missed.copy_(torch.from_numpy(np.log((counts + 1) / (counts + 1).sum())))
     optimiser = torch.optim.AdamW(head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
