@@ -301,7 +301,7 @@ def predict(
 
     What cannot be read is named on the error stream, and the exit status is then 1; the other pictures go on.
     """
-    from fingerspell.model import load_model, predictions
+    from fingerspell.model import load_model
 
     loaded = load_model(model, hand_model)
     unreadable: list[str] = []
@@ -310,8 +310,7 @@ def predict(
         unreadable.append(name)
         console.warn(f"{name}: {reason}")
 
-    for name, probabilities in loaded.stream(_pictures(inputs, on_unreadable), on_unreadable):
-        best = predictions([name], probabilities[None], loaded.card.labels, loaded.card.threshold)[0]
+    for best in loaded.predictions(_pictures(inputs, on_unreadable), on_unreadable):
         if as_json:
             typer.echo(json.dumps(asdict(best)))
         else:

@@ -25,7 +25,7 @@ def write_model(folder: Path, graph: Path | None, head: nn.Module, card: Card) -
     """Write model.onnx (head on the backbone's ``graph``), head.safetensors, model.json, README.md and SHA256SUMS."""
     tensors = {key: value.contiguous() for key, value in head.state_dict().items()}
     files = {
-        "model.onnx": classifier(graph, head),
+        "model.onnx": classifier(graph, head, with_features=card.reads),
         "head.safetensors": safetensors.torch.save(tensors),
         "model.json": (json.dumps(asdict(card), indent=2) + "\n").encode(),
         "README.md": _readme(card).encode(),

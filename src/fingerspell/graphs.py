@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass
@@ -48,6 +49,8 @@ _OPSET = 18  # understood by every onnxruntime since 1.14
 
 # Part of the name under which graphs are remembered: raise it whenever one would come out different.
 VERSION = 2
+
+_WORTH_HALVING = 256  # values of a weight
 
 # Activations that follow a convolution are quantised with it: without their ranges, half of the 8 bits would be spent
 # on the negative values that they cut off.
@@ -120,11 +123,11 @@ def keep_graph(backbone: Backbone, exported: Path, folder: Path) -> None:
         remember(path, part.SerializeToString())
 
 
-def classifier(graph: Path | None, head: nn.Module) -> bytes:
+def classifier(graph: Path | None, head: nn.Module, *, with_features: bool = False) -> bytes:
     """ONNX file of a backbone's graph with a head and softmax on top, with the outputs probabilities (batch, classes).
 
     Its inputs are the graph's ``pictures``, and for a head that reads hands their rows ``hands`` (batch, 131). Without
-    a graph the rows are all that is read.
+    a graph the rows are all that is read. With ``with_features`` the graph's features are an output too.
     """
     if graph is None:
         return bytes(_exported_head(head, dimension=0).SerializeToString())
@@ -134,7 +137,28 @@ def classifier(graph: Path | None, head: nn.Module) -> bytes:
     else:
         above, edge = _head_graph(head, below.ir_version), "head.features"
     above.ir_version = below.ir_version
-    return bytes(compose.merge_models(below, above, io_map=[("features", edge)]).SerializeToString())
+    outputs = ["probabilities", *(["features"] if with_features else [])]
+    whole = compose.merge_models(below, above, io_map=[("features", edge)], outputs=outputs)
+    return bytes(_halved(whole).SerializeToString())
+
+
+def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Model whose weights are stored in 16 bits wherever these hold them without a difference."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) < _WORTH_HALVING:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if np.array_equal(half.astype(np.float32), values):
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+            casts.append(helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
 
 
 class _Probabilities(nn.Module):

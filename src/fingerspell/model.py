@@ -1,6 +1,7 @@
 """A trained model: load its folder, and name the letters on pictures. Needs onnxruntime, no torch.
 
 model/  model.onnx        RGB uint8 pictures (N, size, size, 3), or rows of hands, or both -> probabilities (N, labels)
+                          and from a reader also where the hand is: features (N, 94), see ``Hand``
         head.safetensors  the trained part alone
         model.json        labels, input, and where it all came from (``Card``)
         README.md         the same for people
@@ -13,7 +14,7 @@ import hashlib
 import json
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from fingerspell import hands, images
 from fingerspell.errors import ModelError, UnreadableError
 from fingerspell.images import Interpolation
+from fingerspell.recipes import READER
 from fingerspell.streams import batched, ordered_map
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 NO_LETTER = "no letter"
+_POINTS, _FACTS = slice(26, 89), slice(89, 94)  # what a reader says of the hand (``reader.Reader``)
 _BATCH = 32
 
 
@@ -98,13 +101,43 @@ class Card:
     crop: Literal["hand"] | None = None
     padded: bool = False
 
+    @property
+    def reads(self) -> bool:
+        """Whether the network is a reader that sees whole pictures, and so says where on them the hand is."""
+        return bool(self.backbone["backbone"] == READER) and self.crop is None
+
 
 _CARD = TypeAdapter(Card)
 
 
 @dataclass(frozen=True, slots=True)
+class Hand:
+    """Where a reader sees a hand. Places are shares of the picture's width and height, from the top left.
+
+    Attributes
+    ----------
+    present : float
+        Probability that there is a hand at all.
+    right : float
+        Probability that it is a right one.
+    box : tuple
+        Left, top, right and bottom of the square that was read; it may reach beyond the picture.
+    points : tuple
+        21 points (x, y, z) in MediaPipe's order, z (depth) in the scale of x.
+    """
+
+    present: float
+    right: float
+    box: tuple[float, float, float, float]
+    points: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
-    """Answer to one picture: a letter or "no letter"; the likeliest letter and its probability, and the runner-up's."""
+    """Answer to one picture: a letter or "no letter"; the likeliest letter and its probability, and the runner-up's.
+
+    A model whose network is a reader also says where the ``hand`` is.
+    """
 
     id: str
     answer: str
@@ -112,6 +145,7 @@ class Prediction:
     probability: float
     runner_up: str
     runner_up_probability: float
+    hand: Hand | None = None
 
 
 class Model:
@@ -129,6 +163,7 @@ class Model:
         self.card, self.detector = card, detector
         self._session = session
         self._inputs = [entry.name for entry in session.get_inputs()]
+        self._outputs = ["probabilities", *(["features"] if card.reads else [])]
 
     def prepare(self, data: bytes, view: View = "original") -> Seen:
         """Inputs of the network, by name, from the bytes of a picture file: as the recipe's engine prepares them.
@@ -147,13 +182,23 @@ class Model:
             seen["pictures"] = hands.network_input(pixels, size, how, view, crop_row, padded=card.padded)
         if row is not None and "hands" in self._inputs:
             seen["hands"] = row
+        if card.reads:
+            seen["frame"] = np.array(pixels.shape[1::-1]) / max(pixels.shape[:2])
         return seen
 
     def probabilities(self, batch: Sequence[Seen]) -> Probabilities:
         """Probabilities (N, labels) of prepared pictures."""
-        feed = {name: np.stack([seen[name] for seen in batch]) for name in self._inputs}
-        result: Probabilities = self._session.run(None, feed)[0]
+        result: Probabilities = self._run(batch)[0]
         return result
+
+    def answers(self, names: Sequence[str], batch: Sequence[Seen]) -> list[Prediction]:
+        """Answers to prepared pictures with these names."""
+        outputs = self._run(batch)
+        found = predictions(names, outputs[0], self.card.labels, self.card.threshold)
+        if not self.card.reads:
+            return found
+        read = zip(found, outputs[1], batch, strict=True)
+        return [replace(answer, hand=_hand(vector, seen["frame"])) for answer, vector, seen in read]
 
     def predict(self, data: bytes, name: str = "") -> Prediction:
         """Letter on one picture, from the bytes of its file.
@@ -163,7 +208,14 @@ class Model:
         UnreadableError
             If the bytes are no readable picture.
         """
-        return predictions([name], self.probabilities([self.prepare(data)]), self.card.labels, self.card.threshold)[0]
+        return self.answers([name], [self.prepare(data)])[0]
+
+    def predictions(
+        self, files: Iterable[tuple[str, bytes]], on_unreadable: Callable[[str, str], None]
+    ) -> Iterator[Prediction]:
+        """Answer to each picture, as ``stream`` goes through them."""
+        for batch in batched(self._prepared(files, on_unreadable, "original"), _BATCH):
+            yield from self.answers([name for name, _ in batch], [seen for _, seen in batch])
 
     def stream(
         self,
@@ -185,6 +237,10 @@ class Model:
         for batch in batched(self._prepared(files, on_unreadable, view), _BATCH):
             probabilities = self.probabilities([seen for _, seen in batch])
             yield from zip([name for name, _ in batch], probabilities, strict=True)
+
+    def _run(self, batch: Sequence[Seen]) -> list[NDArray[np.float32]]:
+        feed = {name: np.stack([seen[name] for seen in batch]) for name in self._inputs}
+        return list(self._session.run(self._outputs, feed))
 
     def _prepared(
         self, files: Iterable[tuple[str, bytes]], on_unreadable: Callable[[str, str], None], view: View
@@ -259,6 +315,15 @@ def predictions(
         Prediction(name, answer(row, first), labels[first], float(row[first]), labels[second], float(row[second]))
         for name, row, (first, second) in zip(ids, probabilities, order[:, :2], strict=True)
     ]
+
+
+def _hand(vector: NDArray[np.float32], frame: NDArray[np.float64]) -> Hand:
+    """Hand of a picture from what the reader says (94,) of it padded to a square; ``frame`` is its part of that."""
+    points = vector[_POINTS].reshape(-1, 3) / (*frame, frame[0]) - (*(0.5 / frame - 0.5), 0)
+    present, right, x, y, side = vector[_FACTS].tolist()
+    corners = np.array([[x - side / 2, y - side / 2], [x + side / 2, y + side / 2]])
+    left, top, end, bottom = ((corners - 0.5) / frame + 0.5).ravel().tolist()
+    return Hand(present, right, (left, top, end, bottom), tuple((x, y, z) for x, y, z in points.tolist()))
 
 
 def _detector(folder: Path, expected: dict[str, Any], file: Path | None) -> Detector:
