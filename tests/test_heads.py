@@ -150,7 +150,7 @@ def test_exported_head_gives_the_same_answers(kind: str, tmp_path: Path) -> None
     for count in (1, 6):
         (answers,) = session.run(["probabilities"], {name: value[:count] for name, value in feed.items()})
         np.testing.assert_allclose(answers, probabilities(scaled, given[:count]), atol=1e-5)
-    again = head_of(kind.split()[0], scaled.state_dict())
+    again = head_of(kind.split(maxsplit=1)[0], scaled.state_dict())
     np.testing.assert_allclose(probabilities(again, given), probabilities(scaled, given), atol=1e-6)
     with torch.inference_mode():
         np.testing.assert_allclose(scaled(given) * 2, head(given), rtol=1e-4)

@@ -132,7 +132,9 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", ["rael", "missing.toml", "", "../real", "real.toml"])
     def test_unknown_name(self, name: str) -> None:
-        assert load_error(name) == f"no recipe {name!r}. Expected one of fusion, reader, real, synthetic, or a .toml file."
+        assert (
+            load_error(name) == f"no recipe {name!r}. Expected one of fusion, reader, real, synthetic, or a .toml file."
+        )
 
     def test_a_file_with_another_suffix_is_not_read(self, tmp_path: Path) -> None:
         assert load_error(write(tmp_path / "recipe.txt", 'name = "x"')).endswith("or a .toml file.")

@@ -13,7 +13,6 @@ import pytest
 from conftest import cache_with, noisy_picture
 from fingerspell import calibration, runs
 from fingerspell.alphabet import LETTERS
-from fingerspell.archive import Archive
 from fingerspell.calibration import Calibration
 from fingerspell.compare import compare, entries_in
 from fingerspell.dataset import Picture
@@ -21,9 +20,7 @@ from fingerspell.engines import Engine
 from fingerspell.errors import RecipeError, RunError, SplitError
 from fingerspell.evaluation import read_probabilities
 from fingerspell.model import load_model
-from fingerspell.progress import Progress
 from fingerspell.recipes import Recipe
-from fingerspell.splits import Split
 from fingerspell.strangers import Fold, fit, strangers, summarise
 from fingerspell.testing import fake_backbone
 from pictures import write_zip
@@ -60,7 +57,7 @@ def finished(fake_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         patch.setenv("FINGERSPELL_CACHE", str(cache_with(fake_graph, folder / "cache")))
         patch.setattr("fingerspell.backbones.load_backbone", lambda _name, **_: fake_backbone())
         archives = three_archives(folder)
-        result = strangers(archives, folder / "out", overrides=OVERRIDES, final=True)
+        result = strangers(archives, folder / "out", overrides=OVERRIDES, final={"seed": 3})
     return archives, folder / "out", result
 
 
@@ -129,9 +126,9 @@ def test_finished_folds_are_taken_over(
     engines: list[Recipe] = []
     real = runs._engine
 
-    def spy(archive: Archive, split: Split, recipe: Recipe, on_progress: Progress) -> Engine:
-        engines.append(recipe)
-        return real(archive, split, recipe, on_progress)
+    def spy(*given: Any) -> Engine:
+        engines.append(next(value for value in given if isinstance(value, Recipe)))
+        return real(*given)
 
     monkeypatch.setattr(runs, "_engine", spy)
     assert strangers(archives[::-1], out, overrides=OVERRIDES) == result
@@ -152,7 +149,18 @@ def test_model_of_all_groups_is_calibrated_on_strangers(finished: tuple[list[Pat
     assert {row["id"].split("/")[0] for row in rows(out / "split.csv") if row["role"] == "train"} == set(
         card.trained_on["held_out_in_turn"]
     )
-    assert "had not seen, over 3 groups" in (out / "model" / "README.md").read_text()
+    readme = (out / "model" / "README.md").read_text()
+    assert "had not seen, over 3 groups" in readme
+    assert card.strangers
+    assert [row["group"] for row in card.strangers["groups"]] == ["anna", "people", "zoe"]
+    zoe = named(result)["zoe"]["scores"]["letters"]
+    low, high = zoe["accuracy_interval"]
+    assert f"| zoe | 36 | {zoe['accuracy']:.3f} [{low:.3f}, {high:.3f}] |" in readme
+    recalls = [row["letters"]["A"] for row in result["groups"]]
+    assert card.strangers["letters"]["A"] == pytest.approx(np.mean(recalls))
+    assert set(card.strangers["conditions"]) == {"original", "mirrored", "darker", "brighter", "coarse", "blurred"}
+    assert "seed = 3" in (out / "recipe.toml").read_text()
+    assert "seed = 0" in (out / "folds" / "zoe" / "recipe.toml").read_text()
 
 
 def test_signers_are_held_out_alone_and_a_single_archive_is_enough(
@@ -211,7 +219,9 @@ def fold(name: str, count: int, sharpness: float, seed: int) -> Fold:
         Picture(f"{name}/{n}", LETTERS[t], dhash=f"{rng.integers(2**63):016x}") for n, t in enumerate(targets)
     )
     said = calibration.temper(true.astype(np.float32), 1 / sharpness)
-    return Fold(name, pictures, (name,) * count, targets, said, said[:0], Calibration(1.0, 0.5, 0.05), 0.0)
+    return Fold(
+        name, pictures, (name,) * count, targets, said, said[:0], Calibration(1.0, 0.5, 0.05), 0.0, {"original": 0.5}
+    )
 
 
 def test_what_is_fitted_on_other_strangers_mends_the_error() -> None:

@@ -233,6 +233,9 @@ def strangers(
     final: Annotated[
         bool, typer.Option("--final", help="Train a model on all groups too, calibrated on strangers.")
     ] = False,
+    final_epochs: Annotated[
+        int | None, typer.Option(help="--final, whose fine-tuning sees each picture more often than a fold's.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path("runs/strangers"),
     as_json: Json = False,
     *,
@@ -251,7 +254,13 @@ def strangers(
         )
     with console.progress() as on_progress:
         result = measuring.strangers(
-            archives, out, recipe=recipe, overrides=overrides, by=by, final=final, on_progress=on_progress
+            archives,
+            out,
+            recipe=recipe,
+            overrides=overrides,
+            by=by,
+            final={"fine_tuning.epochs": final_epochs} if final or final_epochs else None,
+            on_progress=on_progress,
         )
     if as_json:
         typer.echo(json.dumps(result))
@@ -262,13 +271,19 @@ def strangers(
 
 @app.command(
     epilog=_examples(
+        "fingerspell evaluate strangers.zip",
         "fingerspell evaluate runs/real-1a2b3c4d strangers.zip",
         "fingerspell evaluate runs/real-1a2b3c4d strangers.zip --out results --json",
     )
 )
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a run, or of its model.")],
-    archive: Archive,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] ARCHIVE",
+            help="Folder of a run, or of its model; without it the model in the box. Zip file, tar file or folder.",
+        ),
+    ],
     hand_model: HandModel = None,
     out: Out = None,
     overwrite: Overwrite = False,
@@ -278,6 +293,9 @@ def evaluate(
     from fingerspell import runs
     from fingerspell.model import load_model
 
+    if len(inputs) > 2:
+        raise typer.BadParameter(f"found {len(inputs)} arguments, expected a model and an archive, or an archive alone")
+    model, archive = inputs[0] if len(inputs) == 2 else None, inputs[-1]
     loaded = load_model(model, hand_model)
     with console.progress() as on_progress:
         run = runs.evaluate(loaded, archive, out=out, overwrite=overwrite, on_progress=on_progress)
@@ -286,23 +304,34 @@ def evaluate(
 
 @app.command(
     epilog=_examples(
-        "fingerspell predict runs/real-1a2b3c4d hand.jpg other.png",
-        "fingerspell predict runs/real-1a2b3c4d folder archive.zip --json",
-        "cat hand.jpg | fingerspell predict runs/real-1a2b3c4d -",
+        "fingerspell predict hand.jpg other.png",
+        "fingerspell predict folder archive.zip --json",
+        "cat hand.jpg | fingerspell predict -",
+        "fingerspell predict runs/real-1a2b3c4d hand.jpg",
     )
 )
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a run, or of its model.")],
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders, archives; - is stdin.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] INPUT...",
+            help="Folder of a run, or of its model; without it the model in the box. Pictures, folders, archives; - is "
+            "stdin.",
+        ),
+    ],
     hand_model: HandModel = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture.")] = False,
 ) -> None:
     """Name the letter on pictures, or say "no letter"; then the likeliest letter and the runner-up, with probabilities.
 
-    What cannot be read is named on the error stream, and the exit status is then 1; the other pictures go on.
+    What cannot be read is named on the error stream, and the exit status is then 1; the other pictures go on. With
+    --json the model in the box also says where the hand is.
     """
-    from fingerspell.model import load_model
+    from fingerspell.model import is_model, load_model
 
+    model = inputs.pop(0) if is_model(inputs[0]) else None
+    if not inputs:
+        raise typer.BadParameter(f"found the model {model} alone, expected pictures behind it")
     loaded = load_model(model, hand_model)
     unreadable: list[str] = []
 

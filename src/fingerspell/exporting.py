@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 
@@ -77,9 +77,53 @@ a still picture they are a guess.
 - **No letter** where the best probability is below {card.threshold:.2f}: chosen so that {card.risk:.0%} of the letters
   named on {fitted_on} are wrong. Probabilities are calibrated there too (temperature {card.temperature:.2f}).
 - **Network** {backbone["backbone"]} (weights sha256 `{backbone["weights"][:16]}`) with a {card.head} head.
-{notes}
+- **Recipe** {trained["recipe"]} (sha256 `{trained["recipe_sha256"][:16]}`), pictures sha256
+  `{trained["pictures_sha256"][:16]}`.
+{notes}{_on_strangers(card)}
 Not for: sentences, other sign languages, identifying people, or any decision about a person.
 """
+
+
+def _on_strangers(card: Card) -> str:
+    """Tables of a model of all groups: how models of its recipe did on the group that they had not seen."""
+    if card.strangers is None:
+        return ""
+    known = card.strangers
+    groups = "\n".join(
+        f"| {row['group']} | {row['scores']['letters']['pictures']:,} | {_cell(row['scores']['letters'])} | "
+        f"{_cell(row['scores'].get('static_letters'))} |"
+        for row in known["groups"]
+    )
+    letters = "\n".join(f"| {letter} | {recall:.2f} |" for letter, recall in known["letters"].items())
+    conditions = "\n".join(f"| {name} | {accuracy:.3f} |" for name, accuracy in known["conditions"].items())
+    return f"""
+## On people that were not trained on
+
+Each group was held out in turn; every picture counts. On other strangers than those they were fitted on, probabilities
+have a calibration error of {known["calibration_error"]:.3f}, and a letter is named on {known["named"]:.0%} of the
+pictures.
+
+| held out | pictures | 26 letters | 24 held still |
+|---|---|---|---|
+{groups}
+
+Mirrored pictures stand for the other hand, darker and brighter ones for other light; means over the groups.
+
+| pictures | accuracy |
+|---|---|
+{conditions}
+
+| letter | share read right |
+|---|---|
+{letters}
+"""
+
+
+def _cell(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return "-"
+    low, high = score["accuracy_interval"]
+    return f"{score['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _inputs(card: Card) -> str:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 NO_LETTER = "no letter"
+_BOXED = Path(__file__).parent / "boxed"
 _POINTS, _FACTS = slice(26, 89), slice(89, 94)  # what a reader says of the hand (``reader.Reader``)
 _BATCH = 32
 
@@ -67,6 +68,8 @@ class Card:
         Whether a picture is cut to its hand.
     padded : bool
         Whether a picture is padded to a square, and not squeezed into one.
+    strangers : dict or None
+        Of a model that was trained on all groups: how models of its recipe read each group that they had not seen.
     backbone : dict
         Name, digest of the weights, preprocessing.
     head : str
@@ -100,11 +103,12 @@ class Card:
     hands: dict[str, Any] | None = None
     crop: Literal["hand"] | None = None
     padded: bool = False
+    strangers: dict[str, Any] | None = None
 
     @property
     def reads(self) -> bool:
         """Whether the network is a reader that sees whole pictures, and so says where on them the hand is."""
-        return bool(self.backbone["backbone"] == READER) and self.crop is None
+        return self.backbone.get("backbone") == READER and self.crop is None
 
 
 _CARD = TypeAdapter(Card)
@@ -259,13 +263,19 @@ class Model:
                 yield name, seen
 
 
-def load_model(path: Path | str, hand_model: Path | None = None) -> Model:
-    """Load a model folder, or the one inside a run's folder.
+def is_model(path: Path | str) -> bool:
+    """Whether a folder is a model's, whole or not, or a run's with a model in it."""
+    folder = Path(path)
+    return any((folder / name).exists() for name in ("model", "model.json", "model.onnx"))
+
+
+def load_model(path: Path | str | None = None, hand_model: Path | None = None) -> Model:
+    """Load a model folder, or the one inside a run's folder; without one the model in the box.
 
     Parameters
     ----------
     path
-        Folder.
+        Folder; None: the reader that comes with this package.
     hand_model
         MediaPipe's model file, for a model that looks for hands; None: fetched once.
 
@@ -278,7 +288,7 @@ def load_model(path: Path | str, hand_model: Path | None = None) -> Model:
     BackboneError
         If MediaPipe's model file cannot be had.
     """
-    folder = Path(path)
+    folder = _BOXED if path is None else Path(path)
     if (folder / "model" / "model.json").exists():
         folder = folder / "model"
     for name in ("model.json", "model.onnx"):

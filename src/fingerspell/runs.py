@@ -255,7 +255,7 @@ def train_everybody(
     fitted
         Temperature and threshold, from pictures that models of this recipe had not seen.
     measured
-        ``scores`` of the card, and what else it says of ``trained_on``.
+        ``scores`` and ``strangers`` of the card, and what else it says of ``trained_on``.
     out
         Gets recipe.toml, split.csv, history.csv and model/.
     on_progress
@@ -279,7 +279,7 @@ def train_everybody(
         _write_history(out, trained)
         summary = {"split": _split_facts(split, chosen) | measured["trained_on"], "scores": measured["scores"]}
         card = _card(out.name, split.labels, chosen, dataset, engine, fitted, summary)
-        card = _with_parts(card, archive, dataset)
+        card = replace(_with_parts(card, archive, dataset), strangers=measured["strangers"])
         head = tempered(trained.head, fitted.temperature)
         write_model(out / "model", engine.graph(cache.graphs_folder()), head, card)
 
@@ -625,6 +625,14 @@ def _digest(recipe: Recipe, dataset: Dataset, split: Split, engine: Engine) -> s
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _recipe_digest(recipe: Recipe) -> str:
+    """Digest of a recipe's values without the places of files, which mean nothing elsewhere."""
+    facts = asdict(recipe)
+    for section, name in (("features", "weights"), ("features", "hand_model"), ("split", "groups")):
+        del facts[section][name]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def _write_history(folder: Path, trained: Trained) -> None:
     """How the head was trained, if it was."""
     if trained.history:
@@ -675,7 +683,13 @@ def _card(
         **engine.inputs(),
         backbone=json.loads(engine.identity),
         head=recipe.head.kind,
-        trained_on={"archive": dataset.name, "pictures_sha256": dataset.digest} | summary["split"],
+        trained_on={
+            "archive": dataset.name,
+            "pictures_sha256": dataset.digest,
+            "recipe": recipe.name,
+            "recipe_sha256": _recipe_digest(recipe),
+        }
+        | summary["split"],
         scores=summary["scores"],
         **asdict(fitted),
         notes=(_LICENCES, *((_TUNED,) if recipe.fine_tuning.enabled else ())),

@@ -29,6 +29,7 @@ from fingerspell.errors import RecipeError, RunError, SplitError
 from fingerspell.evaluation import read_probabilities
 from fingerspell.files import csv_text, write_text
 from fingerspell.groups import groups_of
+from fingerspell.images import CONDITIONS, VIEWS
 from fingerspell.neighbours import bursts
 from fingerspell.progress import silent
 from fingerspell.recipes import load_recipe, override
@@ -50,6 +51,7 @@ By = Literal["archive", "signer"]
 
 _PROTOCOL = "leave-one-group-out"
 _OWN = ("split.protocol", "split.held_out")  # values of a recipe that are decided here
+_PLACES = (*LETTERS, *VIEWS[:1], *CONDITIONS)  # order of letters, and of conditions
 _SURENESS = ("calibration_error", "named", "wrong_of_named")
 
 
@@ -74,6 +76,8 @@ class Fold:
         On the run's own validation pictures.
     near_copies : float
         Share of the pictures with a near-copy in training.
+    conditions : dict
+        Accuracy on some of the pictures as they are, and of these mirrored, in other light, coarser and blurred.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Fold:
     on_others: Probabilities
     fitted: Calibration
     near_copies: float
+    conditions: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def strangers(
     recipe: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     by: By = "archive",
-    final: bool = False,
+    final: Mapping[str, Any] | None = None,
     on_progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train a recipe once for each group, without that group, and write how good it is on it to ``out``.
@@ -119,7 +124,8 @@ def strangers(
     by
         "archive" holds out an archive with all its signers, "signer" one signer, where they are known.
     final
-        Train a model on all groups too, with the temperature and threshold that were fitted on strangers.
+        Train a model on all groups too, with the temperature and threshold that were fitted on strangers; its recipe
+        has these values instead of the folds'.
     on_progress
         Told of every step.
 
@@ -142,6 +148,7 @@ def strangers(
         )
     overrides |= {"split.protocol": _PROTOCOL}
     known = _look(sources, recipe, overrides, on_progress)
+    last = override(known.recipe, dict(final or {}))
     names = _held_out(known, by)
     folds = []
     for number, name in enumerate(names):
@@ -158,13 +165,9 @@ def strangers(
         folds.append(_read_fold(folder, name, known))
     on_progress("Groups held out", len(names), len(names))
     result = summarise(folds, risk=known.recipe.risk) | {"data": known.name, "recipe": known.recipe.name, "by": by}
-    if final:
-        measured = {
-            "scores": result["mean"]["scores"],
-            "trained_on": {"protocol": "all groups", "held_out_in_turn": names},
-        }
+    if final is not None:
         fitted = Calibration(**result["calibration"])
-        train_everybody(sources, known.recipe, fitted, measured, out, on_progress=on_progress)
+        train_everybody(sources, last, fitted, _measured(result, names), out, on_progress=on_progress)
     _write(out, result)
     return result
 
@@ -183,6 +186,17 @@ def fit(folds: Sequence[Fold], risk: float) -> Calibration:
         risk,
         np.concatenate([np.full(len(fold.targets), 1 / len(fold.targets)) for fold in folds]),
     )
+
+
+def _measured(result: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """What the card of the model of all groups says of models that had not seen one."""
+    rows = [{"group": row["group"], "scores": row["scores"]} for row in result["groups"]]
+    details = {name: result["mean"][name] for name in ("letters", "conditions")}
+    return {
+        "scores": result["mean"]["scores"],
+        "strangers": {"groups": rows} | details | result["mean"]["on_strangers"],
+        "trained_on": {"protocol": "all groups", "held_out_in_turn": names},
+    }
 
 
 def _look(
@@ -229,6 +243,7 @@ def _read_fold(folder: Path, name: str, known: _Known) -> Fold:
         _untempered(on_others, labels, fitted.temperature),
         fitted,
         found["scores"]["letters"]["near_copies"],
+        {name: scores["letters"]["accuracy"] for name, scores in found["conditions"].items()},
     )
 
 
@@ -248,12 +263,20 @@ def _row(fold: Fold, on_strangers: Calibration) -> dict[str, Any]:
         "group": fold.name,
         "near_copies": fold.near_copies,
         **_scores(fold, everyone, numbers, on_strangers),
+        "letters": _recalls(fold),
+        "conditions": dict(fold.conditions),
         "others": _others(fold, on_strangers),
         "signers": [
             {"group": signer} | _scores(fold, np.array([g == signer for g in fold.groups]), numbers, on_strangers)
             for signer in signers
         ],
     }
+
+
+def _recalls(fold: Fold) -> dict[str, float]:
+    """Share of the pictures of each letter that are read right."""
+    right = fold.probabilities.argmax(axis=1) == fold.targets
+    return {LETTERS[target]: float(right[fold.targets == target].mean()) for target in np.unique(fold.targets)}
 
 
 def _scores(fold: Fold, which: NDArray[np.bool_], numbers: metrics.Groups, on_strangers: Calibration) -> dict[str, Any]:
@@ -300,6 +323,13 @@ def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{
             fitted: {name: _mean_of([row[fitted][name] for row in rows]) for name in _SURENESS}
             for fitted in ("as_trained", "on_strangers")
+        },
+        **{
+            part: {
+                name: _mean_of([row[part].get(name) for row in rows])
+                for name in sorted({name for row in rows for name in row[part]}, key=_PLACES.index)
+            }
+            for part in ("letters", "conditions")
         },
     }
 
