@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 KERAS ?= .keras/bin/python
 
-.PHONY: demo test check format bench bench-inputs clean
+.PHONY: demo test check format bench bench-inputs boxed clean
 
 demo: $(VENV)/.ready
 	$(BIN)/fingerspell demo --overwrite
@@ -30,6 +30,14 @@ bench-inputs:
 	@test -n "$(ARCHIVE)" -a -n "$(WEIGHTS)" || { echo "make bench needs the archive of the real study and VGG16's\
 	 weights: make bench ARCHIVE=archive.zip WEIGHTS=vgg16_notop.safetensors [KERAS=python] [OPTIONS='--minutes 30']" \
 	 >&2; exit 1; }
+
+# The model in the box again: docs/strangers.md says on what, and how long it takes.
+boxed: $(VENV)/.ready-dev
+	@test -n "$(ARCHIVES)" || { echo "make boxed needs archives of several people: make boxed ARCHIVES='one.zip other.zip'\
+	 [OPTIONS='--hand-model hand_landmarker.task']" >&2; exit 1; }
+	$(BIN)/fingerspell strangers $(ARCHIVES) --recipe reader --final --final-epochs 20 --out runs/boxed $(OPTIONS)
+	mkdir -p src/fingerspell/boxed
+	cp runs/boxed/model/* src/fingerspell/boxed/
 
 clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

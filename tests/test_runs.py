@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 
 from conftest import cache_with, noisy_picture
 from fingerspell import runs
@@ -27,8 +28,8 @@ from fingerspell.dataset import scan
 from fingerspell.errors import DatasetError, MissingDependencyError, ModelError, RunError, SplitError
 from fingerspell.images import CONDITIONS, decode, resize
 from fingerspell.model import load_model
-from fingerspell.testing import FakeDetector, fake_backbone
-from pictures import write_folder, write_zip
+from fingerspell.testing import FakeDetector, fake_backbone, fake_reader
+from pictures import encode, write_folder, write_zip
 
 SMALL = {"features.engine": "torch", "split.test_per_class": 10, "split.sample": 100, "head.mlp.epochs": 12}
 FILES = {
@@ -530,3 +531,70 @@ class TestHands:
         monkeypatch.setattr("fingerspell.hands.version", absent)
         with pytest.raises(MissingDependencyError, match=r"pip install 'fingerspell\[hands\]'"):
             load_model(run.folder)
+
+
+class TestReader:
+    """Runs that teach a reader, with a lesson that changes nothing."""
+
+    RECIPE: ClassVar[dict[str, Any]] = {"split.per_group": None, "split.validation": 0.2}
+
+    @pytest.fixture
+    def lessons(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+        """Calls of ``teach``."""
+        taught: list[tuple[Any, ...]] = []
+
+        def teach(*given: Any, **_: Any) -> Backbone:
+            taught.append(given)
+            return fake_reader()
+
+        monkeypatch.setattr("fingerspell.teaching.teach", teach)
+        monkeypatch.setattr("fingerspell.backbones.untaught_reader", fake_reader)
+        monkeypatch.setattr("fingerspell.hands.open_detector", lambda _=None: FakeDetector())
+        return taught
+
+    @pytest.mark.parametrize("recipe", ["reader", "fusion"])
+    def test_it_answers_itself_and_says_where_the_hand_is(
+        self, letters_zip: Path, tmp_path: Path, lessons: list[tuple[Any, ...]], recipe: str
+    ) -> None:
+        run = runs.train(letters_zip, recipe=recipe, overrides=self.RECIPE, out=tmp_path / "run")
+        _, _, pictures, hands_seen, groups, *_ = lessons[0]
+        train = {row["id"] for row in rows(run.folder / "split.csv") if row["role"] == "train"}
+        assert {p.id for p in pictures if p.label != "nothing"} == train
+        assert hands_seen.shape == (len(pictures), 131)
+        assert set(groups) <= train
+        assert (run.folder / "history.csv").exists() == (recipe == "fusion")
+        model = load_model(run.folder)
+        assert model.card.padded
+        table = rows(run.folder / "predictions.csv")
+        with open_archive(letters_zip) as archive:
+            answers = list(model.predictions([(row["id"], archive.read(row["id"])) for row in table], lambda *_: None))
+        for row, answer in zip(table, answers, strict=True):
+            assert answer.letter == row["predicted"]
+            assert answer.probability == pytest.approx(float(row["probability"]), abs=1e-3)
+            assert (answer.hand is None) == (recipe == "fusion")  # which sees a crop, and names no place on the picture
+        assert (model.detector is None) == (recipe == "reader")
+
+    def test_who_is_held_out_teaches_nothing(
+        self, letters_zip: Path, tmp_path: Path, lessons: list[tuple[Any, ...]]
+    ) -> None:
+        other = write_zip(
+            tmp_path / "other.zip",
+            {f"{x}/{n}.png": noisy_picture(x[0], 900 + n) for x in ("A", "B", "nothing") for n in range(9)},
+        )
+        held_out = {"split.protocol": "leave-one-group-out", "split.held_out": "letters"}
+        runs.train([letters_zip, other], recipe="reader", overrides=self.RECIPE | held_out, out=tmp_path / "run")
+        assert {p.id.split("/")[0] for p in lessons[0][2]} == {"other"}
+        assert {p.label for p in lessons[0][2]} == {"A", "B", "nothing"}
+
+    def test_the_hand_is_placed_on_the_picture_and_not_on_its_square(
+        self, letters_zip: Path, tmp_path: Path, lessons: list[tuple[Any, ...]]
+    ) -> None:
+        model = load_model(runs.train(letters_zip, recipe="reader", overrides=self.RECIPE, out=tmp_path / "run").folder)
+        wide = encode(Image.new("RGB", (80, 40), "white"), "PNG")
+        hand = model.predict(wide).hand
+        assert hand
+        assert (hand.present, hand.right) == pytest.approx((0.9, 0.8))
+        assert hand.box == pytest.approx((0.25, 0.0, 0.75, 1.0))
+        vector = model._run([model.prepare(wide)])[1][0][26:89].reshape(21, 3)
+        expected = np.stack([vector[:, 0], (vector[:, 1] - 0.25) * 2, vector[:, 2]], axis=1)
+        np.testing.assert_allclose(np.array(hand.points), expected, rtol=1e-5)

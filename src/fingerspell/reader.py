@@ -226,7 +226,7 @@ def _sampling(middle: Tensor, side: Tensor, cells: int, pixels: int) -> Tensor:
     spread = _places(2 * cells, 1.0, middle) - 0.5
     places = ((spread * side[:, None] + middle[:, None]) * pixels - 0.5).clamp(0, pixels - 1)
     shares = (1 - (places[:, :, None] - torch.arange(pixels, device=middle.device)).abs()).clamp(min=0)
-    return shares.unflatten(1, (cells, 2)).mean(2)
+    return shares.view(-1, cells, 2, pixels).mean(2)
 
 
 def _places(count: int, reach: float, like: Tensor) -> Tensor:

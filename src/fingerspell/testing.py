@@ -40,6 +40,24 @@ def fake_backbone(size: int = 16, dimension: int = 24) -> Backbone:
     return Backbone.of("fake", Network(_Projection(dimension), preprocessing))
 
 
+class _FakeReader(_Projection):
+    """Projection whose first 26 values are log-probabilities, and whose last five a probable hand in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__(94)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features = super().forward(pixels)
+        facts = features[:, :5] * 0 + features.new_tensor([0.9, 0.8, 0.5, 0.5, 0.5])
+        return torch.cat([features[:, :26].log_softmax(1), features[:, 26:89].sigmoid(), facts], dim=1)
+
+
+def fake_reader(size: int = 16) -> Backbone:
+    """Backbone that answers as ``reader.Reader`` does, by coarse colours, and pads pictures as it does."""
+    preprocessing = Preprocessing(size, "bilinear", "rgb", (127.0,) * 3, (128.0,) * 3, padded=True)
+    return Backbone.of("reader", Network(_FakeReader(), preprocessing))
+
+
 def fake_engine() -> NetworkEngine:
     """Engine that runs the fake backbone, in batches of 64."""
     return TorchEngine(fake_backbone())
