@@ -121,7 +121,8 @@ def test_folded_batch_norm_answers_as_before() -> None:
 def test_no_letter_makes_all_letters_equally_likely() -> None:
     logits = torch.zeros(1, reader.ANSWERS)
     logits[:, 0], logits[:, -1] = 5.0, 50.0
-    letters = reader._agreed([logits, logits]).exp()
+    look = reader.Look(torch.zeros(1, POINTS, 3), torch.zeros(1), torch.zeros(1), logits, logits)
+    letters = reader._agreed([look, look]).exp()
     torch.testing.assert_close(letters, torch.full_like(letters, 1 / 26))
 
 

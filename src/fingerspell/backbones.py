@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fingerspell.cache import remember, stem
 from fingerspell.errors import BackboneError
 from fingerspell.reader import MEAN, SIZE, STD, HandNetwork, Reader
+from fingerspell.reader import VERSION as READER_VERSION
 from fingerspell.recipes import READER
 
 if TYPE_CHECKING:
@@ -114,7 +115,12 @@ class Backbone:
     @property
     def identity(self) -> str:
         """Everything the features depend on besides the picture, as JSON: the key of the feature cache."""
-        facts = {"backbone": self.name, "weights": self.weights_sha256, "precision": _PRECISION, "version": _VERSION}
+        facts = {
+            "backbone": self.name,
+            "weights": self.weights_sha256,
+            "precision": _PRECISION,
+            "version": _version(self.name),
+        }
         return json.dumps(facts | self.preprocessing.facts(), sort_keys=True)
 
 
@@ -214,10 +220,11 @@ def backbone_of(identity: Mapping[str, Any], dimension: int) -> Backbone:
     BackboneError
         If another version of fingerspell made it, whose features are not this one's.
     """
-    if identity["version"] != _VERSION:
+    expected = _version(identity["backbone"])
+    if identity["version"] != expected:
         raise BackboneError(
             f"backbone {identity['backbone']}: found version {identity['version']} of the features, expected "
-            f"{_VERSION}. Train the model again."
+            f"{expected}. Train the model again."
         )
 
     def missing() -> Network:
@@ -225,6 +232,10 @@ def backbone_of(identity: Mapping[str, Any], dimension: int) -> Backbone:
 
     name, weights = str(identity["backbone"]), str(identity["weights"])
     return Backbone(name, _preprocessing(identity), weights, dimension, missing)
+
+
+def _version(name: str) -> int | list[int]:
+    return [_VERSION, READER_VERSION] if name == READER else _VERSION
 
 
 def _preprocessing(facts: Mapping[str, Any]) -> Preprocessing:

@@ -2,8 +2,9 @@
 
 One small network, ``HandNetwork``, sees a view of 96 x 96 pixels and says where the 21 points of the hand are, which
 hand it is, whether there is one at all, and which letter it shows. ``Reader`` shows it the whole picture, then twice
-the box of the points it found, and reads the box found last, as it is and mirrored. Cutting the boxes out is part of
-the network, so that a picture goes in and a letter comes out, in torch, in OpenVINO and in ONNX Runtime alike.
+the box of the points it found, and takes the mean of what it reads from afar, from a little away and from near. Cutting
+the boxes out is part of the network, so that a picture goes in and a letter comes out, in torch, in OpenVINO and in
+ONNX Runtime alike.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, log_softmax
+from torch.nn.functional import interpolate, log_softmax, softmax
 
 from fingerspell.alphabet import LETTERS
 
@@ -27,10 +28,13 @@ MEAN, STD = 127.0, 128.0  # of the values, as the trunk was trained
 POINTS = 21  # of a hand, in MediaPipe's order: the wrist, then four of each finger from the thumb to the little one
 ANSWERS = len(LETTERS) + 1  # the last one: no letter
 MARGIN = 1.45  # side of a view over that of the box of its points
+VERSION = 1  # of the way it looks: raise it whenever the same weights would answer otherwise
 
 _CHANNELS = 64
 _REACH = 1.2  # points may lie so far around the middle of a view, in halves of its side
 _FROZEN = 2  # stages: edges and colours, and nearly half the work of training
+_WIDE = 1.3  # side of the wider box that is read too: points that are not quite right make boxes too small
+_LOOKS = 2  # at the box of what the look before found
 _LEAST_SIDE = 0.1  # of a view, in sides of the picture
 _WRIST, _FIRST, _MIDDLE, _LAST = 0, 5, 9, 17  # the wrist, and where the fingers begin
 _TIPS = (4, 8, 12, 16, 20)
@@ -141,28 +145,20 @@ class Reader(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """See the class."""
-        box = _Box(pictures.new_full((pictures.shape[0], 2), 0.5), pictures.new_ones(pictures.shape[0]))
-        for side in (WHOLE_VIEW, VIEW, VIEW):
-            box = self._found(pictures, box, side)
-        view = _view(pictures, box, VIEW)
-        both = self.eye(torch.cat([view, view.flip(3)]))  # at once: its weights are fetched from memory once
-        count = view.shape[0]
-        plain, mirrored = (Look(*(part[half] for part in both)) for half in (slice(count), slice(count, None)))
-        back = torch.cat([1 - mirrored.points[:, :, :1], mirrored.points[:, :, 1:]], dim=2)
-        points = box.outward((plain.points + back) / 2)
-        present = ((plain.present + mirrored.present) / 2).sigmoid()
-        right = ((plain.right - mirrored.right) / 2).sigmoid()
-        letters = _agreed([plain.letters, mirrored.letters, plain.by_points, mirrored.by_points])
-        facts = torch.stack([present, right], dim=1)
-        return torch.cat([letters, points.flatten(1), facts, box.middle, box.side[:, None]], dim=1)
-
-    def _found(self, pictures: Tensor, box: _Box, side: int) -> _Box:
-        """Box of the hand that is seen in a box, with so many pixels a side; the whole picture where none is."""
-        look = self.eye(_view(pictures, box, side))
-        found = box_of(box.outward(look.points))
-        surely = look.present > 0
-        middle = torch.where(surely[:, None], found.middle, torch.full_like(found.middle, 0.5))
-        return _Box(middle, torch.where(surely, found.side, torch.ones_like(found.side)))
+        count = pictures.shape[0]
+        whole = _Box(pictures.new_full((count, 2), 0.5), pictures.new_ones(count))
+        afar: Look = self.eye(_view(pictures, whole, WHOLE_VIEW))
+        box = _found(afar, whole)
+        for _ in range(_LOOKS):
+            box = _found(self.eye(_view(pictures, box, VIEW)), box)
+        wide = _Box(box.middle, (box.side * _WIDE).clamp(max=MARGIN))
+        both = self.eye(
+            torch.cat([_view(pictures, box, VIEW), _view(pictures, wide, VIEW)])
+        )  # its weights are read once
+        near, away = (Look(*(part[half] for part in both)) for half in (slice(count), slice(count, None)))
+        facts = torch.stack([near.present.sigmoid(), near.right.sigmoid()], dim=1)
+        points = box.outward(near.points).flatten(1)
+        return torch.cat([_agreed([afar, away, near]), points, facts, box.middle, box.side[:, None]], dim=1)
 
 
 @dataclass(frozen=True)
@@ -176,6 +172,14 @@ class _Box:
         """Points (N, 21, 3) of the view of this box, as points of the picture."""
         flat = (points[:, :, :2] - 0.5) * self.side[:, None, None] + self.middle[:, None]
         return torch.cat([flat, points[:, :, 2:] * self.side[:, None, None]], dim=2)
+
+
+def _found(look: Look, box: _Box) -> _Box:
+    """Box of the hand that a look at a box sees; the whole picture where it sees none."""
+    found = box_of(box.outward(look.points))
+    surely = look.present > 0
+    middle = torch.where(surely[:, None], found.middle, torch.full_like(found.middle, 0.5))
+    return _Box(middle, torch.where(surely, found.side, torch.ones_like(found.side)))
 
 
 def box_of(points: Tensor) -> _Box:
@@ -202,12 +206,16 @@ def _measured(hands: Tensor) -> Tensor:
     return torch.cat([hands.flatten(1), (apart.square().sum(3) + 1e-8).sqrt().flatten(1)], dim=1)
 
 
-def _agreed(logits: Sequence[Tensor]) -> Tensor:
-    """Log-probabilities (N, 26) of the letters; where it is none, all letters are equally unlikely."""
-    together = log_softmax(torch.stack([log_softmax(each, dim=1) for each in logits]).mean(0), dim=1)
-    none = together[:, -1:].exp()
-    letters = log_softmax(together[:, :-1], dim=1).exp()
-    return (letters * (1 - none) + none / (ANSWERS - 1)).log()
+def _agreed(looks: Sequence[Look]) -> Tensor:
+    """Log-probabilities (N, 26) of the letters; where it is none, all letters are equally unlikely.
+
+    The mean over looks is that of probabilities: one that sees too little of the hand is unsure, and says little.
+    """
+    answers = [log_softmax(look.letters, dim=1) + log_softmax(look.by_points, dim=1) for look in looks]
+    together = torch.stack([softmax(answer / 2, dim=1) for answer in answers]).mean(0)
+    letters, none = together[:, :-1], together[:, -1:]
+    shares = letters / letters.sum(1, keepdim=True).clamp(min=1e-6)
+    return (shares * (1 - none) + none / (ANSWERS - 1)).clamp(min=1e-8).log()
 
 
 def _view(pictures: Tensor, box: _Box, side: int) -> Tensor:
