@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fingerspell.features import FeatureStore, extract, open_store
     from fingerspell.finetuning import fine_tune
     from fingerspell.inspection import Inspection, inspect
-    from fingerspell.model import Model, Prediction, load_model
+    from fingerspell.model import Hand, Model, Prediction, load_model
     from fingerspell.recipes import Recipe, load_recipe, override
     from fingerspell.rendering import render_dataset
     from fingerspell.runs import Run, evaluate, train
@@ -38,7 +38,7 @@ _HOMES = {
     "features": ("FeatureStore", "extract", "open_store"),
     "finetuning": ("fine_tune",),
     "inspection": ("Inspection", "inspect"),
-    "model": ("Model", "Prediction", "load_model"),
+    "model": ("Hand", "Model", "Prediction", "load_model"),
     "recipes": ("Recipe", "load_recipe", "override"),
     "rendering": ("render_dataset",),
     "runs": ("Run", "evaluate", "train"),
@@ -53,6 +53,7 @@ __all__ = [
     "Engine",
     "FeatureStore",
     "FingerspellError",
+    "Hand",
     "Inspection",
     "Model",
     "Picture",

@@ -119,7 +119,7 @@ class Backbone:
             "backbone": self.name,
             "weights": self.weights_sha256,
             "precision": _PRECISION,
-            "version": _version(self.name),
+            "version": features_version(self.name),
         }
         return json.dumps(facts | self.preprocessing.facts(), sort_keys=True)
 
@@ -202,7 +202,7 @@ def load_backbone(
     file = _weights_file(name, weights)
     if memory is None or file is None:  # what a hub holds is only known when it has been fetched
         return Backbone.of(name, load())
-    asked = [name, _file_digest(file), size, interpolation, input_scale, version("timm"), _VERSION]
+    asked = [name, _file_digest(file), size, interpolation, input_scale, version("timm"), features_version(name)]
     remembered = memory / f"{stem(name, json.dumps(asked))}.json"
     if remembered.exists():
         with suppress(ValueError, LookupError, TypeError, AttributeError):  # damaged from outside: load it again
@@ -220,7 +220,7 @@ def backbone_of(identity: Mapping[str, Any], dimension: int) -> Backbone:
     BackboneError
         If another version of fingerspell made it, whose features are not this one's.
     """
-    expected = _version(identity["backbone"])
+    expected = features_version(identity["backbone"])
     if identity["version"] != expected:
         raise BackboneError(
             f"backbone {identity['backbone']}: found version {identity['version']} of the features, expected "
@@ -234,7 +234,8 @@ def backbone_of(identity: Mapping[str, Any], dimension: int) -> Backbone:
     return Backbone(name, _preprocessing(identity), weights, dimension, missing)
 
 
-def _version(name: str) -> int | list[int]:
+def features_version(name: str) -> int | list[int]:
+    """Part of a backbone's identity: another one gives other features of the same weights."""
     return [_VERSION, READER_VERSION] if name == READER else _VERSION
 
 

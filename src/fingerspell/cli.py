@@ -40,7 +40,10 @@ Archives = Annotated[
 ]
 RecipeName = Annotated[
     str | None,
-    typer.Option("--recipe", help="real, synthetic or a .toml file; chosen by the layout of the archive if left out."),
+    typer.Option(
+        "--recipe",
+        help="real, synthetic, reader, fusion or a .toml file; chosen by the layout of the archive if left out.",
+    ),
 ]
 HandModel = Annotated[
     Path | None,
@@ -66,7 +69,7 @@ def _values(
     size: Annotated[int | None, typer.Option(help="Side of the network's input in pixels.")] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="A timm model name (vgg16, resnet50, ...), efficientnet-lite0 or hand-landmarks."),
+        typer.Option(help="A timm model name (vgg16, resnet50, ...), efficientnet-lite0, hand-landmarks or reader."),
     ] = None,
     crop: Annotated[
         str | None, typer.Option(help="hand: the backbone sees the hand alone, mirrored to a right one.")
@@ -92,8 +95,8 @@ def _values(
     head: Annotated[
         str | None,
         typer.Option(
-            help="mlp (the study's), linear (softmax regression), points (of hand-landmarks) or fusion (points and "
-            "the backbone)."
+            help="mlp (the study's), linear (softmax regression), points (of hand-landmarks), own (of reader) or "
+            "fusion (points and the backbone)."
         ),
     ] = None,
     split: Annotated[
@@ -259,7 +262,7 @@ def strangers(
             recipe=recipe,
             overrides=overrides,
             by=by,
-            final={"fine_tuning.epochs": final_epochs} if final or final_epochs else None,
+            final={"fine_tuning.epochs": final_epochs} if final or final_epochs is not None else None,
             on_progress=on_progress,
         )
     if as_json:
@@ -291,10 +294,12 @@ def evaluate(
 ) -> None:
     """Score a trained model on any other data set: people, rooms and cameras it has never seen."""
     from fingerspell import runs
-    from fingerspell.model import load_model
+    from fingerspell.model import is_model, load_model
 
     if len(inputs) > 2:
         raise typer.BadParameter(f"found {len(inputs)} arguments, expected a model and an archive, or an archive alone")
+    if len(inputs) == 1 and is_model(inputs[0]):
+        raise typer.BadParameter(f"found the model {inputs[0]} alone, expected an archive behind it")
     model, archive = inputs[0] if len(inputs) == 2 else None, inputs[-1]
     loaded = load_model(model, hand_model)
     with console.progress() as on_progress:
@@ -329,7 +334,10 @@ def predict(
     """
     from fingerspell.model import is_model, load_model
 
-    model = inputs.pop(0) if is_model(inputs[0]) else None
+    first = Path(inputs[0])
+    if len(inputs) > 1 and not first.suffix and inputs[0] != "-" and not first.exists():
+        raise typer.BadParameter(f"{first}: there is no such model, picture or archive")  # and no other model's answers
+    model = inputs.pop(0) if is_model(first) else None
     if not inputs:
         raise typer.BadParameter(f"found the model {model} alone, expected pictures behind it")
     loaded = load_model(model, hand_model)
@@ -341,7 +349,7 @@ def predict(
 
     for best in loaded.predictions(_pictures(inputs, on_unreadable), on_unreadable):
         if as_json:
-            typer.echo(json.dumps(asdict(best)))
+            typer.echo(json.dumps({name: value for name, value in asdict(best).items() if value is not None}))
         else:
             typer.echo(
                 f"{best.id}\t{best.answer}\t{best.letter} {best.probability:.3f}\t"

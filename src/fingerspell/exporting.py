@@ -45,10 +45,11 @@ def read_head(folder: Path, kind: str) -> nn.Module:
 def _meaning(card: Card) -> str:
     """What the score says of other people."""
     if strangers := card.trained_on.get("held_out_in_turn"):
+        unlike = ", ".join(f"`{name}` {value}" for name, value in card.trained_on["unlike_the_folds"].items())
         return (
             "This model has seen all of these pictures: that is the mean\n  score of models of the same recipe on the "
             f"group that they had not seen, over {len(strangers)} groups."
-        )
+        ) + (f"\n  This one has {unlike}, unlike them." if unlike else "")
     return (
         "That is a score on pictures like those it was trained on. On other people\n  expect much less, and measure: "
         "`fingerspell evaluate <this folder> <archive>`."
@@ -99,15 +100,16 @@ def _on_strangers(card: Card) -> str:
     return f"""
 ## On people that were not trained on
 
-Each group was held out in turn; every picture counts. On other strangers than those they were fitted on, probabilities
-have a calibration error of {known["calibration_error"]:.3f}, and a letter is named on {known["named"]:.0%} of the
-pictures.
+Each group was held out in turn; every picture of it counts. On other strangers than those they were fitted on,
+probabilities have a calibration error of {known["calibration_error"]:.3f}, and a letter is named on
+{known["named"]:.0%} of the pictures.
 
 | held out | pictures | 26 letters | 24 held still |
 |---|---|---|---|
 {groups}
 
-Mirrored pictures stand for the other hand, darker and brighter ones for other light; means over the groups.
+Ten pictures of each letter as they are, mirrored as for the other hand, in other light, coarser and blurred; means
+over the groups.
 
 | pictures | accuracy |
 |---|---|
@@ -129,11 +131,14 @@ def _cell(score: dict[str, Any] | None) -> str:
 def _inputs(card: Card) -> str:
     """What `model.onnx` takes."""
     lines = []
+    padded = " after padding to a square with their edges" if card.padded else ""
     if card.size is not None:
         lines.append(
             f"- **Input** RGB uint8 pictures of shape (batch, {card.size}, {card.size}, 3), resized with "
-            f"{card.interpolation}\n  interpolation; the rest of the preprocessing is inside `model.onnx`."
+            f"{card.interpolation}\n  interpolation{padded}; the rest of the preprocessing is inside `model.onnx`."
         )
+    if card.reads:
+        lines.append("- **Second output** `features` (batch, 94): where the hand is (`fingerspell.model.Hand`).")
     if card.crop:
         lines.append(
             "- **Crop** a picture is cut to its hand first (`fingerspell.hands.crop`), and a left hand mirrored."

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     Seen = dict[str, NDArray[Any]]  # inputs of the network by name: pictures (size, size, 3), hands (131,)
     Probabilities = NDArray[np.float32]
 
-FORMAT = 3
+FORMAT = 4
+_READ = (3, FORMAT)  # before 4 no picture was padded
 NO_LETTER = "no letter"
 _BOXED = Path(__file__).parent / "boxed"
 _POINTS, _FACTS = slice(26, 89), slice(89, 94)  # what a reader says of the hand (``reader.Reader``)
@@ -264,9 +265,9 @@ class Model:
 
 
 def is_model(path: Path | str) -> bool:
-    """Whether a folder is a model's, whole or not, or a run's with a model in it."""
-    folder = Path(path)
-    return any((folder / name).exists() for name in ("model", "model.json", "model.onnx"))
+    """Whether a folder is a model's or a run's, whole or not."""
+    names = ("model.json", "model.onnx", "recipe.toml")
+    return any((folder / name).exists() for folder in (Path(path), Path(path) / "model") for name in names)
 
 
 def load_model(path: Path | str | None = None, hand_model: Path | None = None) -> Model:
@@ -289,6 +290,8 @@ def load_model(path: Path | str | None = None, hand_model: Path | None = None) -
         If MediaPipe's model file cannot be had.
     """
     folder = _BOXED if path is None else Path(path)
+    if path is None and not folder.exists():
+        raise ModelError("this installation has no model in its box. Name one: the folder of a run, or of its model.")
     if (folder / "model" / "model.json").exists():
         folder = folder / "model"
     for name in ("model.json", "model.onnx"):
@@ -353,9 +356,10 @@ def _check_format(folder: Path, content: bytes) -> None:
     found = None
     with suppress(ValueError, AttributeError, RecursionError):
         found = json.loads(content).get("format")
-    if isinstance(found, int) and found != FORMAT:
+    if isinstance(found, int) and found not in _READ:
         raise ModelError(
-            f"{folder}: the model has format {found}, this version of fingerspell reads {FORMAT}. "
+            f"{folder}: the model has format {found}, this version of fingerspell reads "
+            f"{' and '.join(map(str, _READ))}. "
             "Use the version that made it, or train it again."
         )
 

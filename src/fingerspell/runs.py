@@ -308,10 +308,19 @@ def _others(dataset: Dataset, recipe: Recipe) -> splits.Pictures:
 
 
 def _is_done(folder: Path, recipe: Recipe, split: Split) -> bool:
-    """Whether a folder holds a finished run of this recipe and these pictures, with all that is written today."""
+    """Whether a folder holds a finished run of this recipe and these pictures, with all that is written today.
+
+    And of this version of the features: another one answers otherwise.
+    """
+    from fingerspell.backbones import features_version
+    from fingerspell.hands import NAME
+
     expected = {"recipe.toml": recipe.to_toml(), "split.csv": split.to_csv()}
     there = [folder / "report.html", folder / "probabilities.npz", *(folder / name for name in expected)]
     if not all(path.exists() for path in there):
+        return False
+    name, card = recipe.features.backbone, json.loads((folder / "model" / "model.json").read_text("utf-8"))
+    if name != NAME and card["backbone"]["version"] != features_version(name):
         return False
     return all((folder / name).read_text("utf-8") == text for name, text in expected.items())
 
@@ -363,7 +372,7 @@ def _tuned_backbone(
     from fingerspell.recipes import is_taught
 
     if is_taught(recipe):
-        return _teach(archive, split, _spare_others(dataset, others, recipe), recipe, on_progress)
+        return _teach(archive, split, _spare_others(archive, dataset, others, recipe), recipe, on_progress)
     return _fine_tune(archive, split, recipe, on_progress)
 
 
@@ -390,17 +399,29 @@ def _teach(archive: Archive, split: Split, spare: splits.Pictures, recipe: Recip
     )
 
 
-def _spare_others(dataset: Dataset, others: splits.Pictures, recipe: Recipe) -> splits.Pictures:
-    """Good pictures of no letter that nothing is measured on: none of the group that is held out, if one is."""
-    measured, held_out = {picture.id for picture in others}, recipe.split.held_out
-    return tuple(
+def _spare_others(archive: Archive, dataset: Dataset, others: splits.Pictures, recipe: Recipe) -> splits.Pictures:
+    """Good pictures of no letter that nothing like is measured on, as many of each kind as of a letter.
+
+    Signers are known of letters alone: where one of them may be tested, nobody knows whose the others are.
+    """
+    from fingerspell.neighbours import has_near_copy
+
+    options = recipe.split
+    if options.groups or options.protocol == "groups" or (options.held_out and not archive.parts):
+        return ()
+    home = (options.held_out or "").partition("/")[0]  # the archive of who is held out
+    spare = [
         p
         for p in dataset.pictures
         if p.label in NON_LETTERS
         and not p.problem
-        and p.id not in measured
-        and not (held_out and splits.is_within(p.id, held_out))
-    )
+        and not (home and splits.is_within(p.id, home))
+        and not (options.protocol == "folders" and p.part == "test")
+    ]
+    known = has_near_copy(spare, others)
+    spare = [p for p, near in zip(spare, known, strict=True) if not near]
+    kept = set(splits.thinned(spare, options.per_group, {})) if options.per_group else set(spare)
+    return tuple(p for p in spare if p in kept)
 
 
 def _fine_tune(archive: Archive, split: Split, recipe: Recipe, on_progress: Progress) -> Backbone:
@@ -507,10 +528,10 @@ def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: 
     from fingerspell.training import Examples, Trained, train_linear, train_mlp, train_points
 
     labels = split.labels
+    if recipe.head.kind == "own":
+        return Trained(own_head(store.dimension, labels), [])
     itself = own_head(store.dimension, labels) if _answers_itself(recipe) else None
-    if itself and not store.hands:
-        return Trained(itself, [])
-    seen = store.hands if itself and store.hands else store
+    seen = store.hands if itself and store.hands else store  # beside such answers the points alone are learnt
 
     def examples(pictures: splits.Pictures, views: tuple[View, ...]) -> Examples:
         targets = np.array([labels.index(p.label) for p in pictures], np.int64)
@@ -528,7 +549,7 @@ def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: 
             on_progress=on_progress,
         )
         head = FusionHead(cast("PointsHead", points.head), itself, recipe.head.fusion.points_weight)
-        return Trained(head.eval(), points.history)
+        return Trained(head.eval(), [])  # what the points learnt is not the history of what is scored
     if recipe.head.kind in _OF_HANDS:
         return train_points(
             train_on,
@@ -637,6 +658,8 @@ def _write_history(folder: Path, trained: Trained) -> None:
     """How the head was trained, if it was."""
     if trained.history:
         write_text(folder / "history.csv", csv_text(trained.history[0], (row.values() for row in trained.history)))
+    else:
+        (folder / "history.csv").unlink(missing_ok=True)  # of another recipe, before
 
 
 def _write_results(folder: Path, archive: Archive, answers: Answers, summary: dict[str, Any], timing: str) -> None:

@@ -417,7 +417,7 @@ def _fill(
     """
     pool, notes = division.pool, []
     if options.per_group:
-        pool = _thinned(pool, options.per_group, groups)
+        pool = thinned(pool, options.per_group, groups)
         notes.append(
             f"At most {options.per_group:,} pictures of each letter and group train: {len(pool):,} of "
             f"{len(division.pool):,}."
@@ -467,7 +467,7 @@ def _share_of_bursts(
     )
 
 
-def _thinned(pool: list[Picture], count: int, groups: Mapping[str, str]) -> list[Picture]:
+def thinned(pool: list[Picture], count: int, groups: Mapping[str, str]) -> list[Picture]:
     """At most so many pictures of each letter and group, evenly spread in frame order; who has no group is in one."""
     kept: list[Picture] = []
     for letter in _by_letter(pool, _frame_order):

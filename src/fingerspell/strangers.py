@@ -167,7 +167,8 @@ def strangers(
     result = summarise(folds, risk=known.recipe.risk) | {"data": known.name, "recipe": known.recipe.name, "by": by}
     if final is not None:
         fitted = Calibration(**result["calibration"])
-        train_everybody(sources, last, fitted, _measured(result, names), out, on_progress=on_progress)
+        measured = _measured(result, names, dict(final))
+        train_everybody(sources, last, fitted, measured, out, on_progress=on_progress)
     _write(out, result)
     return result
 
@@ -188,14 +189,18 @@ def fit(folds: Sequence[Fold], risk: float) -> Calibration:
     )
 
 
-def _measured(result: dict[str, Any], names: list[str]) -> dict[str, Any]:
+def _measured(result: dict[str, Any], names: list[str], instead: dict[str, Any]) -> dict[str, Any]:
     """What the card of the model of all groups says of models that had not seen one."""
     rows = [{"group": row["group"], "scores": row["scores"]} for row in result["groups"]]
     details = {name: result["mean"][name] for name in ("letters", "conditions")}
     return {
         "scores": result["mean"]["scores"],
         "strangers": {"groups": rows} | details | result["mean"]["on_strangers"],
-        "trained_on": {"protocol": "all groups", "held_out_in_turn": names},
+        "trained_on": {
+            "protocol": "all groups",
+            "held_out_in_turn": names,
+            "unlike_the_folds": {name: value for name, value in instead.items() if value is not None},
+        },
     }
 
 

@@ -160,8 +160,18 @@ class Recipe:
 
 _ADAPTER = TypeAdapter(Recipe)
 
-# What reads the backbones that have a head of their own, where none is asked for.
-_HEADS = {NAME: "points", READER: "own"}
+# What goes with a backbone that is named where a recipe has another, unless it is asked for otherwise.
+_GIVEN_WITH: dict[str, dict[str, Any]] = {
+    NAME: {"head.kind": "points"},
+    READER: {
+        "head.kind": "own",
+        "features.size": None,
+        "features.interpolation": None,
+        "features.input_scale": "native",
+        "features.precision": "float32",
+        "fine_tuning.learning_rate": 0.002,
+    },
+}
 
 # Values that mean something only beside certain others. A file may hold them all, as `train` writes it; who gives one
 # that would do nothing expects something else.
@@ -224,8 +234,10 @@ def override(recipe: Recipe, values: dict[str, Any]) -> Recipe:
         If a value is unknown or out of range.
     """
     content: dict[str, Any] = asdict(recipe)
-    if values.get("features.backbone") in _HEADS and values.get("head.kind") is None:
-        values = values | {"head.kind": _HEADS[values["features.backbone"]]}
+    given_with = _GIVEN_WITH.get(values.get("features.backbone", ""), {})
+    for name, value in given_with.items():
+        stage, last = name.split(".")
+        content[stage][last] = value
     for name, value in values.items():
         *path, last = name.split(".")
         section = content
@@ -281,6 +293,13 @@ def _check_hands(recipe: Recipe) -> None:
         raise RecipeError(
             f"head.kind = 'own' with features.backbone = {recipe.features.backbone!r}: expected the backbone "
             f"{READER!r}, which alone answers with letters. Change one of the two."
+        )
+    features = recipe.features
+    if features.backbone == READER and (features.size or features.interpolation or features.input_scale != "native"):
+        raise RecipeError(
+            f"features.size = {features.size}, features.interpolation = {features.interpolation}, features.input_scale "
+            f"= {features.input_scale!r}: expected none of them with the backbone {READER!r}, which has its own. Leave "
+            "them out."
         )
     if recipe.features.backbone == READER and not (recipe.fine_tuning.enabled or recipe.features.weights):
         raise RecipeError(
