@@ -35,7 +35,7 @@ def rendered(letter: str) -> bytes:
 
 
 def test_it_is_small_and_says_what_it_was_trained_on(boxed: Model) -> None:
-    files = [path for path in model_module._BOXED.iterdir() if path.is_file()]
+    files = [path for path in model_module.BOXED.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 15e6
     card = boxed.card
     assert card.labels == LETTERS
@@ -43,7 +43,7 @@ def test_it_is_small_and_says_what_it_was_trained_on(boxed: Model) -> None:
     assert len(card.trained_on["recipe_sha256"]) == len(card.trained_on["pictures_sha256"]) == 64
     assert card.strangers
     assert [row["group"] for row in card.strangers["groups"]] == GROUPS
-    readme = (model_module._BOXED / "README.md").read_text()
+    readme = (model_module.BOXED / "README.md").read_text()
     assert "On people that were not trained on" in readme
 
 
@@ -84,7 +84,7 @@ def test_walls_and_noise_get_no_letter(boxed: Model) -> None:
 
 
 def test_a_box_without_a_model_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(model_module, "_BOXED", tmp_path / "nothing")
+    monkeypatch.setattr(model_module, "BOXED", tmp_path / "nothing")
     with pytest.raises(ModelError, match="no model in its box"):
         load_model()
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 FORMAT = 4
 _READ = (3, FORMAT)  # before 4 no picture was padded
 NO_LETTER = "no letter"
-_BOXED = Path(__file__).parent / "boxed"
+BOXED = Path(__file__).parent / "boxed"
 _POINTS, _FACTS = slice(26, 89), slice(89, 94)  # what a reader says of the hand (``reader.Reader``)
 _BATCH = 32
 
@@ -289,7 +289,7 @@ def load_model(path: Path | str | None = None, hand_model: Path | None = None) -
     BackboneError
         If MediaPipe's model file cannot be had.
     """
-    folder = _BOXED if path is None else Path(path)
+    folder = BOXED if path is None else Path(path)
     if path is None and not folder.exists():
         raise ModelError("this installation has no model in its box. Name one: the folder of a run, or of its model.")
     if (folder / "model" / "model.json").exists():
