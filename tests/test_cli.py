@@ -228,6 +228,20 @@ def test_system_errors_are_one_line(
     assert "Not a directory" in capsys.readouterr().err
 
 
+def test_no_other_model_answers_for_a_missing_one(trained: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path, {"one.png": noisy_picture("B", 500)})
+    for arguments, reason in (
+        (("predict", tmp_path / "typo", tmp_path / "one.png"), "there is no such model"),
+        (("predict", trained), "alone, expected pictures behind it"),
+        (("evaluate", trained), "alone, expected an archive behind it"),
+        (("evaluate", trained, "a.zip", "b.zip"), "found 3 arguments"),
+    ):
+        result = command(*arguments)
+        assert result.exit_code == 2
+        assert reason in " ".join(result.output.replace("│", " ").split())
+        assert not result.stdout
+
+
 def test_predict_needs_no_torch(trained: Path, tmp_path: Path) -> None:
     import subprocess
 

@@ -48,6 +48,26 @@ def load_error(name: str) -> str:
     return str(caught.value)
 
 
+class TestReader:
+    def test_named_where_a_recipe_has_another_backbone_it_sees_as_it_was_taught(self) -> None:
+        recipe = override(load_recipe("real"), {"features.backbone": "reader", "fine_tuning.enabled": True})
+        assert (recipe.head.kind, recipe.features.size, recipe.features.interpolation) == ("own", None, None)
+        assert (recipe.features.precision, recipe.fine_tuning.learning_rate) == ("float32", 0.002)
+
+    @pytest.mark.parametrize(
+        ("values", "reason"),
+        [
+            ({"features.size": 128}, "which has its own"),
+            ({"features.input_scale": "unit"}, "which has its own"),
+            ({"fine_tuning.enabled": False}, "has not been taught"),
+            ({"features.backbone": "vgg16"}, "which alone answers with letters"),
+        ],
+    )
+    def test_what_would_do_nothing_or_harm_is_refused(self, values: dict[str, Any], reason: str) -> None:
+        with pytest.raises(RecipeError, match=reason):
+            override(load_recipe("reader"), values)
+
+
 class TestTheStudy:
     def test_both_runs_are_in_the_box(self) -> None:
         assert names() == ["fusion", "reader", "real", "synthetic"]

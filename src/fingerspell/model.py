@@ -27,7 +27,7 @@ from fingerspell import hands, images
 from fingerspell.errors import ModelError, UnreadableError
 from fingerspell.images import Interpolation
 from fingerspell.recipes import READER
-from fingerspell.streams import batched, ordered_map
+from fingerspell.streams import batched, ordered_map, processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -386,6 +386,7 @@ def _check_digests(folder: Path) -> None:
 def _session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone: its warnings speak of graph internals
+    options.intra_op_num_threads = processors()  # it counts those of the machine, and two on one core halve the speed
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class but this one
