@@ -12,8 +12,8 @@ from fingerspell import reader
 from fingerspell.backbones import EMBEDDED, Backbone, load_backbone, untaught_reader
 from fingerspell.errors import BackboneError
 from fingerspell.graphs import backbone_graph
-from fingerspell.reader import POINTS, SIZE, VIEW, Reader, box_of, normalised
-from fingerspell.recipes import READER
+from fingerspell.hands import POINTS, READER
+from fingerspell.reader import SIZE, VIEW, Reader, box_of, normalised
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from fingerspell import scenes as module
-from fingerspell.reader import ANSWERS, MARGIN, POINTS, VIEW
+from fingerspell.hands import POINTS
+from fingerspell.reader import ANSWERS, MARGIN, VIEW
 from fingerspell.scenes import Hands, scenes, turned
 
 SIDE, NONE = 128, ANSWERS - 1

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from fingerspell.cache import remember, stem
 from fingerspell.errors import BackboneError
+from fingerspell.hands import READER
 from fingerspell.reader import MEAN, SIZE, STD, HandNetwork, Reader
 from fingerspell.reader import VERSION as READER_VERSION
-from fingerspell.recipes import READER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,7 +58,9 @@ class Preprocessing:
     def facts(self) -> dict[str, object]:
         """Values as JSON; what came later is left out at its default, so that remembered features stay valid."""
         facts = asdict(self)
-        return facts if self.padded else {name: value for name, value in facts.items() if name != "padded"}
+        if not self.padded:
+            del facts["padded"]
+        return facts
 
 
 # What the weights were trained on, by the names Keras gives them (keras.applications.imagenet_utils).

@@ -1,9 +1,9 @@
 """What runs a backbone over many pictures: torch on a graphics card, OpenVINO on a processor.
 
 Beside them stands MediaPipe, whose "network" is a search for the hand (``hands.py``). This is the one place that knows
-of devices, precisions and batches. Lower precision is used where it costs next to
-nothing: float32 features are the reference, and how near the others come is measured on rendered hands before they are
-trusted (``graphs.Agreement``), and once more on the pictures of every run that uses them (``runs``).
+of devices, precisions and batches. Lower precision is used where it costs next to nothing: float32 features are the
+reference, and how near the others come is measured on rendered hands before they are trusted (``graphs.Agreement``),
+and once more on the pictures of every run that uses them (``runs``).
 """
 
 from __future__ import annotations
@@ -189,7 +189,8 @@ class NetworkEngine(Engine):
         if preprocessing.padded:
             facts["padded"] = True
         if self.hands:
-            facts |= self.hands.engine.inputs() | facts | {"crop": "hand" if self.hands.crop else None}
+            facts["hands"] = self.hands.engine.detector.identity
+            facts["crop"] = "hand" if self.hands.crop else None
         return facts
 
     def graph(self, folder: Path) -> Path:

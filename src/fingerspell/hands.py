@@ -43,9 +43,26 @@ if TYPE_CHECKING:
 
 NAME = "hand-landmarks"
 FOUND, RIGHT, SURE, STEP, SHAPE = range(5)
-POINTS = 21
+POINTS = 21  # in MediaPipe's order: the wrist, then four of each finger from the thumb to the little one
+TIPS = (4, 8, 12, 16, 20)
 PICTURE, WORLD = slice(5, 5 + 3 * POINTS), slice(5 + 3 * POINTS, 5 + 6 * POINTS)
 ROW = 5 + 6 * POINTS
+
+READER = "reader"  # our own network (reader.py), which needs no MediaPipe once it is taught
+
+
+class Reading:
+    """Places in the vector (94,) of what a reader says of a picture.
+
+    ``LETTERS`` log-probabilities of the 26 letters; ``HAND`` 21 points, x and y in shares of the picture and z in the
+    same scale; ``PRESENT`` and ``RIGHT`` probabilities; ``BOX`` middle x, y and side of the last view.
+    """
+
+    LETTERS = slice(0, 26)
+    HAND = slice(26, 26 + 3 * POINTS)
+    PRESENT, RIGHT = HAND.stop, HAND.stop + 1
+    BOX = slice(RIGHT + 1, RIGHT + 4)
+
 
 MODEL_URL = (
     "https://storage.googleapis.com/mediapipe-models/hand_landmarker/hand_landmarker/float16/1/hand_landmarker.task"

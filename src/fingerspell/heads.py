@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PALM = (0, 5, 9, 13, 17)  # wrist and knuckles: they move least against one another
-_TIPS = (4, 8, 12, 16, 20)
 # From the wrist along each finger, and across the palm.
 _BONES = [(0 if joint % 4 == 1 else joint - 1, joint) for joint in range(1, hands.POINTS)]
 _BONES += [(5, 9), (9, 13), (13, 17)]
 _BENDS = [(bone, bone + 1) for bone in range(19) if bone % 4 != 3]  # bones of one finger that meet in a joint
-_SPANS = [pair for pair in combinations(range(hands.POINTS), 2) if set(pair) & set(_TIPS)]
+_SPANS = [pair for pair in combinations(range(hands.POINTS), 2) if set(pair) & set(hands.TIPS)]
 _LEAST = 1e-6
 
 

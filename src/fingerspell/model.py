@@ -26,7 +26,6 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from fingerspell import hands, images
 from fingerspell.errors import ModelError, UnreadableError
 from fingerspell.images import Interpolation
-from fingerspell.recipes import READER
 from fingerspell.streams import batched, ordered_map, processors
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ FORMAT = 4
 _READ = (3, FORMAT)  # before 4 no picture was padded
 NO_LETTER = "no letter"
 BOXED = Path(__file__).parent / "boxed"
-_POINTS, _FACTS = slice(26, 89), slice(89, 94)  # what a reader says of the hand (``reader.Reader``)
 _BATCH = 32
 
 
@@ -109,7 +107,7 @@ class Card:
     @property
     def reads(self) -> bool:
         """Whether the network is a reader that sees whole pictures, and so says where on them the hand is."""
-        return self.backbone.get("backbone") == READER and self.crop is None
+        return self.backbone.get("backbone") == hands.READER and self.crop is None
 
 
 _CARD = TypeAdapter(Card)
@@ -332,8 +330,8 @@ def predictions(
 
 def _hand(vector: NDArray[np.float32], frame: NDArray[np.float64]) -> Hand:
     """Hand of a picture from what the reader says (94,) of it padded to a square; ``frame`` is its part of that."""
-    points = vector[_POINTS].reshape(-1, 3) / (*frame, frame[0]) - (*(0.5 / frame - 0.5), 0)
-    present, right, x, y, side = vector[_FACTS].tolist()
+    points = vector[hands.Reading.HAND].reshape(-1, 3) / (*frame, frame[0]) - (*(0.5 / frame - 0.5), 0)
+    present, right, x, y, side = vector[hands.Reading.PRESENT :].tolist()
     corners = np.array([[x - side / 2, y - side / 2], [x + side / 2, y + side / 2]])
     left, top, end, bottom = ((corners - 0.5) / frame + 0.5).ravel().tolist()
     return Hand(present, right, (left, top, end, bottom), tuple((x, y, z) for x, y, z in points.tolist()))

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, log_softmax, softmax
 
 from fingerspell.alphabet import LETTERS
+from fingerspell.hands import POINTS, TIPS, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 SIZE = 256  # pixels a side of the picture: a hand that takes a third of it still has as many as a view
 VIEW = 96  # pixels a side of a view: the work of training grows with its square
-WHOLE_VIEW = 160  # of the first one, the whole picture: two looks then find 0.63 of the hands, and 0.57 from 96
+WHOLE_VIEW = 160  # of the first one, the whole picture, in which a hand may be small
 MEAN, STD = 127.0, 128.0  # of the values, as the trunk was trained
-POINTS = 21  # of a hand, in MediaPipe's order: the wrist, then four of each finger from the thumb to the little one
 ANSWERS = len(LETTERS) + 1  # the last one: no letter
 MARGIN = 1.45  # side of a view over that of the box of its points
 VERSION = 1  # of the way it looks: raise it whenever the same weights would answer otherwise
@@ -37,7 +37,6 @@ _WIDE = 1.3  # side of the wider box that is read too: points that are not quite
 _LOOKS = 2  # at the box of what the look before found
 _LEAST_SIDE = 0.1  # of a view, in sides of the picture
 _WRIST, _FIRST, _MIDDLE, _LAST = 0, 5, 9, 17  # the wrist, and where the fingers begin
-_TIPS = (4, 8, 12, 16, 20)
 
 
 class Look(NamedTuple):
@@ -80,7 +79,7 @@ class HandNetwork(nn.Module):
         self.facts = nn.Linear(1280, 2)
         self.letters = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, ANSWERS))
         self.by_points = nn.Sequential(
-            nn.Linear(3 * POINTS + len(_TIPS) * POINTS, 256),
+            nn.Linear(3 * POINTS + len(TIPS) * POINTS, 256),
             nn.ReLU(),
             nn.Dropout(0.1),
             nn.Linear(256, 128),
@@ -127,17 +126,8 @@ class HandNetwork(nn.Module):
         return torch.stack([x, y, depth / 10], dim=2)
 
 
-class Reader(nn.Module):
-    """Pictures (N, 3, size, size), normalised, to vectors (N, 94).
-
-    ``LETTERS`` log-probabilities of the 26 letters; ``HAND`` 21 points, x and y in shares of the picture and z in the
-    same scale; ``PRESENT`` and ``RIGHT`` probabilities; ``BOX`` middle x, y and side of the last view.
-    """
-
-    LETTERS = slice(0, 26)
-    HAND = slice(26, 26 + 3 * POINTS)
-    PRESENT, RIGHT = HAND.stop, HAND.stop + 1
-    BOX = slice(RIGHT + 1, RIGHT + 4)
+class Reader(nn.Module, Reading):
+    """Pictures (N, 3, size, size), normalised, to vectors (N, 94), whose places ``Reading`` names."""
 
     def __init__(self, eye: HandNetwork) -> None:
         super().__init__()
@@ -202,7 +192,7 @@ def normalised(points: Tensor) -> Tensor:
 
 def _measured(hands: Tensor) -> Tensor:
     """Normalised hands (N, 21, 3) with the distances from each tip to each point, (N, 168)."""
-    apart = hands[:, list(_TIPS), None] - hands[:, None]
+    apart = hands[:, list(TIPS), None] - hands[:, None]
     return torch.cat([hands.flatten(1), (apart.square().sum(3) + 1e-8).sqrt().flatten(1)], dim=1)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fingerspell.archive import Archive
     from fingerspell.backbones import Backbone
     from fingerspell.calibration import Calibration
-    from fingerspell.dataset import Dataset
+    from fingerspell.dataset import Dataset, Picture
     from fingerspell.engines import Engine, Hands, HandsEngine
     from fingerspell.evaluation import Answers
     from fingerspell.features import Extraction, FeatureStore
@@ -131,7 +131,8 @@ def train(
         if chosen.fine_tuning.enabled and out:
             _prepare_folder(Path(out), kind="run", overwrite=overwrite)  # before hours of training
         with clock.stage("backbone"):
-            engine = _engine(archive, dataset, split, others, chosen, on_progress)
+            spare = _spare_others(archive, dataset, others, chosen)
+            engine = _engine(archive, split, spare, chosen, on_progress)
         default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, engine)[:8]}"
         folder = Path(out) if out else default
         _prepare_folder(folder, kind="run", overwrite=overwrite)
@@ -183,8 +184,8 @@ def help_to_train(
         dataset = scan(archive, memory=cache.scans_folder())
         chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides or {})
         if chosen.fine_tuning.enabled:
-            split, others = _split(archive, dataset, chosen), _others(dataset, chosen)
-            _tuned_backbone(archive, dataset, split, others, chosen, silent)
+            spare = _spare_others(archive, dataset, _others(dataset, chosen), chosen)
+            _tuned_backbone(archive, _split(archive, dataset, chosen), spare, chosen, silent)
 
 
 def evaluate(
@@ -268,9 +269,9 @@ def train_everybody(
     with open_archives(sources) as archive:
         dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
         pictures = dataset.letters()
-        groups = groups_of(archive, [p.id for p in pictures], chosen.split.groups)
+        groups = _groups(archive, pictures, chosen)
         split = splits.everybody(pictures, chosen.split, groups)
-        engine = _engine(archive, dataset, split, (), chosen, on_progress)
+        engine = _engine(archive, split, _spare_others(archive, dataset, (), chosen), chosen, on_progress)
         write_text(out / "recipe.toml", chosen.to_toml())
         write_text(out / "split.csv", split.to_csv())
         with open_store(cache.features_folder(), engine) as store:
@@ -294,8 +295,12 @@ def _split(archive: Archive, dataset: Dataset, recipe: Recipe) -> Split:
         )
     options, groups = recipe.split, None
     if options.groups or options.per_group or options.protocol in ("groups", "leave-one-group-out"):
-        groups = groups_of(archive, [p.id for p in pictures], options.groups)
+        groups = _groups(archive, pictures, recipe)
     return splits.split_pictures(pictures, options, seed=recipe.seed, groups=groups)
+
+
+def _groups(archive: Archive, pictures: Sequence[Picture], recipe: Recipe) -> dict[str, str]:
+    return groups_of(archive, [picture.id for picture in pictures], recipe.split.groups)
 
 
 def _others(dataset: Dataset, recipe: Recipe) -> splits.Pictures:
@@ -327,7 +332,7 @@ def _is_done(folder: Path, recipe: Recipe, split: Split) -> bool:
 
 def _backbone(recipe: Recipe) -> Backbone:
     from fingerspell.backbones import load_backbone, untaught_reader
-    from fingerspell.recipes import READER
+    from fingerspell.hands import READER
 
     features = recipe.features
     if features.backbone == READER and not features.weights:
@@ -361,18 +366,13 @@ def _search(recipe: Recipe) -> HandsEngine:
 
 
 def _tuned_backbone(
-    archive: Archive,
-    dataset: Dataset,
-    split: Split,
-    others: splits.Pictures,
-    recipe: Recipe,
-    on_progress: Progress,
+    archive: Archive, split: Split, spare: splits.Pictures, recipe: Recipe, on_progress: Progress
 ) -> Backbone:
     """Backbone trained on the training pictures; validation and test pictures never come here."""
     from fingerspell.recipes import is_taught
 
     if is_taught(recipe):
-        return _teach(archive, split, _spare_others(archive, dataset, others, recipe), recipe, on_progress)
+        return _teach(archive, split, spare, recipe, on_progress)
     return _fine_tune(archive, split, recipe, on_progress)
 
 
@@ -391,7 +391,7 @@ def _teach(archive: Archive, split: Split, spare: splits.Pictures, recipe: Recip
         archive,
         pictures,
         rows,
-        groups_of(archive, [picture.id for picture in split.train], recipe.split.groups),
+        _groups(archive, split.train, recipe),
         recipe.fine_tuning,
         cache.tuned_folder(),
         seed=recipe.seed,
@@ -400,13 +400,16 @@ def _teach(archive: Archive, split: Split, spare: splits.Pictures, recipe: Recip
 
 
 def _spare_others(archive: Archive, dataset: Dataset, others: splits.Pictures, recipe: Recipe) -> splits.Pictures:
-    """Good pictures of no letter that nothing like is measured on, as many of each kind as of a letter.
+    """Good pictures of no letter that nothing like is measured on, as many of each kind as of a letter, for a reader.
 
     Signers are known of letters alone: where one of them may be tested, nobody knows whose the others are.
     """
     from fingerspell.neighbours import has_near_copy
+    from fingerspell.recipes import is_taught
 
     options = recipe.split
+    if not is_taught(recipe):
+        return ()
     if options.groups or options.protocol == "groups" or (options.held_out and not archive.parts):
         return ()
     home = (options.held_out or "").partition("/")[0]  # the archive of who is held out
@@ -443,20 +446,13 @@ def _fine_tune(archive: Archive, split: Split, recipe: Recipe, on_progress: Prog
             recipe.fine_tuning,
             cache.tuned_folder(),
             hands=store.hands,
-            groups=groups_of(archive, [picture.id for picture in split.train], recipe.split.groups),
+            groups=_groups(archive, split.train, recipe),
             seed=recipe.seed,
             on_progress=on_progress,
         )
 
 
-def _engine(
-    archive: Archive,
-    dataset: Dataset,
-    split: Split,
-    others: splits.Pictures,
-    recipe: Recipe,
-    on_progress: Progress,
-) -> Engine:
+def _engine(archive: Archive, split: Split, spare: splits.Pictures, recipe: Recipe, on_progress: Progress) -> Engine:
     """What gives the features: the points of hands, or a backbone, fine-tuned first if the recipe says so."""
     from fingerspell.engines import open_engine
     from fingerspell.hands import NAME
@@ -465,7 +461,7 @@ def _engine(
     if hands and features.backbone == NAME:
         return hands.engine
     if recipe.fine_tuning.enabled:
-        backbone = _tuned_backbone(archive, dataset, split, others, recipe, on_progress)
+        backbone = _tuned_backbone(archive, split, spare, recipe, on_progress)
     else:
         backbone = _backbone(recipe)
     return open_engine(
@@ -504,7 +500,7 @@ def _extract(
 
 def _answers_itself(recipe: Recipe) -> bool:
     """Whether the backbone names the letters, alone or beside the points, so that no head learns from its features."""
-    from fingerspell.recipes import READER
+    from fingerspell.hands import READER
 
     return recipe.features.backbone == READER and recipe.head.kind in ("own", "fusion")
 
@@ -539,27 +535,20 @@ def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: 
 
     train_on = examples(split.train, _training_views(recipe) or VIEWS[:1])
     choose_on = examples(split.validation, VIEWS[:1])
-    if itself:
-        points = train_points(
-            train_on,
-            choose_on,
-            classes=len(labels),
-            options=recipe.head.points,
-            seed=recipe.seed,
-            on_progress=on_progress,
-        )
-        head = FusionHead(cast("PointsHead", points.head), itself, recipe.head.fusion.points_weight)
-        return Trained(head.eval(), [])  # what the points learnt is not the history of what is scored
     if recipe.head.kind in _OF_HANDS:
-        return train_points(
+        trained = train_points(
             train_on,
             choose_on,
             classes=len(labels),
             options=recipe.head.points,
-            fusion=recipe.head.fusion if recipe.head.kind == "fusion" else None,
+            fusion=recipe.head.fusion if recipe.head.kind == "fusion" and not itself else None,
             seed=recipe.seed,
             on_progress=on_progress,
         )
+        if not itself:
+            return trained
+        head = FusionHead(cast("PointsHead", trained.head), itself, recipe.head.fusion.points_weight)
+        return Trained(head.eval(), [])  # what the points learnt is not the history of what is scored
     if recipe.head.kind == "mlp":
         return train_mlp(
             train_on,

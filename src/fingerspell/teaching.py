@@ -21,7 +21,7 @@ from fingerspell.alphabet import LETTERS
 from fingerspell.features import decoded
 from fingerspell.finetuning import fit, kept_pixels, tuned
 from fingerspell.neighbours import bursts
-from fingerspell.reader import ANSWERS, MEAN, POINTS, STD, Look, normalised
+from fingerspell.reader import ANSWERS, MEAN, STD, Look, normalised
 from fingerspell.scenes import Hands, scenes, turned
 from fingerspell.streams import ordered_map
 
@@ -160,7 +160,7 @@ def _squares(archive: Archive, pictures: Sequence[Picture]) -> Iterator[Pixels]:
 
 def _in_square(rows: Rows) -> Rows:
     """Points (N, 21, 3) in shares of the picture that is padded to a square, from rows of the teacher."""
-    points = rows[:, hands.PICTURE].reshape(-1, POINTS, 3)
+    points = rows[:, hands.PICTURE].reshape(-1, hands.POINTS, 3)
     shape = np.maximum(rows[:, hands.SHAPE], 1e-6)[:, None]
     width, height = np.minimum(1, shape), np.minimum(1, 1 / shape)
     x = (points[:, :, 0] - 0.5) * width + 0.5

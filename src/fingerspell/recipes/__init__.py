@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fingerspell.errors import RecipeError
-from fingerspell.hands import NAME
+from fingerspell.hands import NAME, READER
 from fingerspell.images import Interpolation
 
 Protocol = Literal["first-per-class", "folders", "random", "blocks", "bursts", "groups", "leave-one-group-out"]
@@ -27,8 +27,6 @@ EngineKind = Literal["torch", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
 HeadKind = Literal["mlp", "linear", "points", "fusion", "own"]
 Crop = Literal["hand"]
-
-READER = "reader"  # our own network (reader.py), which answers with letters itself
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -274,39 +272,37 @@ def looks_for_hands(recipe: Recipe) -> bool:
 
 def _check_hands(recipe: Recipe) -> None:
     """Refuse a head that cannot read the backbone's vectors, and what would do nothing beside points."""
-    points = recipe.features.backbone == NAME
+    features = recipe.features
+    points = features.backbone == NAME
     if points != (recipe.head.kind == "points"):
         raise RecipeError(
-            f"head.kind = {recipe.head.kind!r} with features.backbone = {recipe.features.backbone!r}: expected the "
+            f"head.kind = {recipe.head.kind!r} with features.backbone = {features.backbone!r}: expected the "
             f"head 'points' with the backbone {NAME!r}, and nowhere else. Change one of the two."
         )
-    if points and recipe.features.crop:
-        raise RecipeError(
-            f"features.crop = {recipe.features.crop!r} has no effect with {NAME}. Leave one of the two out."
-        )
+    if points and features.crop:
+        raise RecipeError(f"features.crop = {features.crop!r} has no effect with {NAME}. Leave one of the two out.")
     if points and recipe.fine_tuning.enabled:
         raise RecipeError(
             f"fine_tuning.enabled = True has no effect with {NAME}, which has no network of ours. Leave one of the two "
             "out; `--head fusion` reads the points beside a backbone that can be tuned."
         )
-    if recipe.head.kind == "own" and recipe.features.backbone != READER:
+    if recipe.head.kind == "own" and features.backbone != READER:
         raise RecipeError(
-            f"head.kind = 'own' with features.backbone = {recipe.features.backbone!r}: expected the backbone "
+            f"head.kind = 'own' with features.backbone = {features.backbone!r}: expected the backbone "
             f"{READER!r}, which alone answers with letters. Change one of the two."
         )
-    features = recipe.features
     if features.backbone == READER and (features.size or features.interpolation or features.input_scale != "native"):
         raise RecipeError(
             f"features.size = {features.size}, features.interpolation = {features.interpolation}, features.input_scale "
             f"= {features.input_scale!r}: expected none of them with the backbone {READER!r}, which has its own. Leave "
             "them out."
         )
-    if recipe.features.backbone == READER and not (recipe.fine_tuning.enabled or recipe.features.weights):
+    if features.backbone == READER and not (recipe.fine_tuning.enabled or features.weights):
         raise RecipeError(
             f"features.backbone = {READER!r} has not been taught: expected --fine-tune, which teaches it, or --weights "
             "FILE of one that was."
         )
-    if recipe.features.hand_model and not looks_for_hands(recipe) and not is_taught(recipe):
+    if features.hand_model and not looks_for_hands(recipe) and not is_taught(recipe):
         raise RecipeError(
             "features.hand_model has no effect: nothing in this recipe looks for hands. Leave it out, or ask for the "
             f"backbone {NAME}, the crop 'hand' or the head 'fusion', or teach a reader."
