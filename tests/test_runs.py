@@ -563,6 +563,7 @@ class TestReader:
         assert hands_seen.shape == (len(pictures), 131)
         assert set(groups) <= train
         assert not (run.folder / "history.csv").exists()
+        assert "no head was trained on its features" in (run.folder / "report.html").read_text()
         model = load_model(run.folder)
         assert model.card.padded
         table = rows(run.folder / "predictions.csv")
