@@ -75,6 +75,9 @@ VERSION = 1
 
 _MARGIN = 0.25  # of the box of the points, on each side: they lie inside the hand, not at its edge
 
+# MediaPipe's last word of itself, on how its memory lies, comes with one of the first hands, nobody knows which.
+_QUIET_HANDS = 50
+
 # Who closes the error stream, which is the process's. An end may come by the way, while an instance starts.
 _one_at_a_time = threading.RLock()
 
@@ -126,7 +129,7 @@ class Detector:
         self.file = file
         self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         self._idle: dict[float, list[Any]] = {step.confidence: [] for step in _LADDER}
-        self._noisy = True  # until a hand was found
+        self._still_noisy = _QUIET_HANDS
         weakref.finalize(self, _close, self._idle)  # at the latest before Python takes MediaPipe's modules apart
 
     @property
@@ -191,11 +194,11 @@ class Detector:
         except IndexError:
             instance = self._instance(confidence)
         try:
-            with _quiet() if self._noisy else contextlib.nullcontext():
+            with _quiet() if self._still_noisy > 0 else contextlib.nullcontext():
                 found = instance.detect(image)
         finally:
             idle.append(instance)
-        self._noisy &= not found.hand_landmarks
+        self._still_noisy -= bool(found.hand_landmarks)
         return found
 
     def _instance(self, confidence: float) -> Any:
