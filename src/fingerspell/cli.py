@@ -446,7 +446,7 @@ def compare(
 @app.command(
     epilog=_examples(
         "fingerspell explain runs/real-1a2b3c4d hand.jpg",
-        "fingerspell explain runs/demo demo/rendered-hands --boxes demo/rendered-hands/boxes.csv --count 100",
+        "fingerspell explain runs/demo demo/rendered-hands --boxes demo/rendered-hands/hands.csv --count 100",
     )
 )
 def explain(
@@ -484,15 +484,32 @@ def explain(
         typer.echo(f"{out / 'explanation.png'}")
 
 
-@app.command(epilog=_examples("fingerspell render pictures", "fingerspell render pictures --train 900 --test 100"))
+@app.command(
+    epilog=_examples(
+        "fingerspell render hands",
+        "fingerspell render hands.zip --train 900 --test 100 --size 512 --seed 0",
+        "fingerspell render hands --backgrounds ~/Pictures/rooms",
+    )
+)
 def render(
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the pictures; those already there stay.")],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="Folder for the pictures (those already there stay), or a new zip."),
+    ],
     train: Annotated[int, typer.Option(min=1, help="Training pictures of each letter.")] = 40,
     test: Annotated[int, typer.Option(min=0, help="Test pictures of each letter.")] = 10,
     size: Annotated[int, typer.Option(min=32, max=1024, help="Side of a picture in pixels.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same pictures.")] = 0,
+    backgrounds: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of pictures to stand behind the hands, instead of drawn ones."),
+    ] = None,
 ) -> None:
-    """Draw a data set of 3-D hands posed as letters, in the layout of the synthetic reference set."""
+    """Draw a data set of 3-D hands posed as letters, in the layout of the synthetic reference set.
+
+    Beside the pictures stands hands.csv, the truth about each: the hand's box, side and 21 joints, and everything that
+    was drawn at random. OUT.png shows one picture of each letter. A killed run goes on where it stopped.
+    """
     from fingerspell.rendering import render_dataset
 
     with console.progress() as on_progress:
@@ -502,9 +519,10 @@ def render(
             test_per_letter=test,
             size=size,
             seed=seed,
+            backgrounds=backgrounds,
             on_progress=lambda done, total: on_progress("Drawing hands", done, total),
         )
-    typer.echo(f"{out}: {count:,} pictures drawn")
+    typer.echo(f"{out}: {count:,} pictures drawn, one of each letter in {out.with_name(out.name + '.png')}")
 
 
 @app.command(epilog=_examples("fingerspell cache", "fingerspell cache --clear"))

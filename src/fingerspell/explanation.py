@@ -115,6 +115,8 @@ def explain(model: Model, seen: Seen) -> Explanation:
 def read_boxes(data: bytes, ids: Sequence[str]) -> dict[str, Box]:
     """Hand boxes by picture from a csv file with the columns path, left, top, right, bottom (shares of the sides).
 
+    Other columns, and rows of pictures without a hand, whose box is empty, do not matter.
+
     Raises
     ------
     DatasetError
@@ -123,7 +125,9 @@ def read_boxes(data: bytes, ids: Sequence[str]) -> dict[str, Box]:
     try:
         rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig")), strict=True))
         boxes = {
-            str(row["path"]): Box(*(float(row[name]) for name in ("left", "top", "right", "bottom"))) for row in rows
+            str(row["path"]): Box(*(float(row[name]) for name in ("left", "top", "right", "bottom")))
+            for row in rows
+            if row["left"] != ""
         }
     except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
         raise DatasetError(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
@@ -17,12 +18,19 @@ _TEMPORARY = ".partial"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` under a temporary name, then rename; parent folders are made."""
+    """Write ``data`` to ``path``, atomically; parent folders are made."""
+    with write_file(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def write_file(path: Path) -> Iterator[BinaryIO]:
+    """File to write to, under a temporary name until the block ends well; parent folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
         os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101 - mkstemp makes files for the owner alone
         os.replace(temporary, path)  # noqa: PTH105
     except BaseException:

@@ -1,12 +1,14 @@
 """Synthetic pictures of the manual alphabet: a 3-D hand, posed, lit and photographed.
 
 hand        skeleton: joints, bone lengths of a person, forward kinematics
-poses       the 26 letters as joint angles
+poses       the 26 letters as joint angles, and signs that are no letter
 body        flesh: rounded cones around the bones
+view        where the camera stands, and what it sees where
 raster      from cones to the surface a viewer sees
 shading     light and colour on that surface
 background  what stands behind the hand
-scene       one picture: all of the above, drawn at random
+camera      from light to the bytes of a photo
+scene       one picture: all of the above, drawn at random, and the truth about it
 generate    a data set in the layout of Lexset's "Synthetic ASL Alphabet"
 """
 

@@ -1,4 +1,4 @@
-"""Backgrounds without a hand: plain, gradient, noise, blurred shapes, clutter."""
+"""Backgrounds without a hand: plain, gradient, noise, blurred shapes, clutter, a person; or a user's pictures."""
 
 from __future__ import annotations
 
@@ -7,14 +7,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from fingerspell import images
+from fingerspell.rendering.shading import skin
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fingerspell.rendering.raster import FloatMap
 
 
-def draw_background(rng: np.random.Generator, size: int) -> FloatMap:
-    """Random background of a random kind; shape (size, size, 3), linear RGB in 0..1."""
-    kinds = (_plain, _gradient, _noise, _blurred_shapes, _clutter)
-    tones = kinds[rng.integers(len(kinds))](rng, size)
+def draw_background(kind: str, rng: np.random.Generator, size: int) -> FloatMap:
+    """Background of a kind of ``KINDS``, all else at random; shape (size, size, 3), linear RGB in 0..1."""
+    return _linear(_KINDS[kind](rng, size))
+
+
+def photo_background(path: Path, rng: np.random.Generator, size: int) -> FloatMap:
+    """Random square of a user's picture, half its shorter side or more, perhaps mirrored; shape and units as above."""
+    pixels = images.decode(path.read_bytes()).pixels
+    side = int(min(pixels.shape[:2]) * rng.uniform(0.5, 1))
+    top, left = (int(rng.integers(room - side + 1)) for room in pixels.shape[:2])
+    square = pixels[top : top + side, left : left + side]
+    mirrored = square[:, ::-1] if rng.random() < 0.5 else square
+    return _linear(images.resize(mirrored, size, "bilinear").astype(np.float32) / np.float32(255))
+
+
+def _linear(tones: FloatMap) -> FloatMap:
     return (np.clip(tones, 0, 1) ** 2).astype(np.float32)  # gamma 2
 
 
@@ -61,6 +78,30 @@ def _clutter(rng: np.random.Generator, size: int) -> FloatMap:
     return np.asarray(picture, np.float32) / np.float32(255)
 
 
+def _person(rng: np.random.Generator, size: int) -> FloatMap:
+    """Draw someone before a wall, in focus or not: skin that is no hand."""
+    picture = _shapes(rng, size, number=int(rng.integers(0, 8)))
+    pen = ImageDraw.Draw(picture)
+    face = skin(rng.uniform(0, 9)) ** 0.5 * rng.uniform(0.6, 1.05)
+    tone, shade = (tuple((255 * np.clip(face * k, 0, 1)).astype(int).tolist()) for k in (1.0, 0.8))
+    x, y, half = rng.uniform(0.25, 0.75) * size, rng.uniform(0.2, 0.5) * size, rng.uniform(0.09, 0.2) * size
+    cloth, hair = _ink(rng), tuple((255 * rng.uniform(0.02, 0.5) * np.array((1.0, 0.8, 0.6))).astype(int).tolist())
+    pen.ellipse((x - 1.15 * half, y - 1.6 * half, x + 1.15 * half, y + rng.uniform(0.4, 1.8) * half), fill=hair)
+    pen.rounded_rectangle((x - 2.4 * half, y + 1.7 * half, x + 2.4 * half, 1.5 * size), radius=half, fill=cloth)
+    pen.rectangle((x - 0.45 * half, y + 0.9 * half, x + 0.45 * half, y + 1.9 * half), fill=shade)
+    pen.ellipse((x - half, y - 1.3 * half, x + half, y + 1.35 * half), fill=tone)
+    for side in (-1, 1):
+        eye = x + side * 0.4 * half
+        pen.ellipse((eye - 0.16 * half, y - 0.25 * half, eye + 0.16 * half, y - 0.08 * half), fill=hair)
+        pen.line(
+            (eye - 0.25 * half, y - 0.45 * half, eye + 0.25 * half, y - 0.47 * half), fill=hair, width=1 + size // 99
+        )
+    pen.ellipse((x - 0.35 * half, y + 0.62 * half, x + 0.35 * half, y + 0.8 * half), fill=shade)
+    pen.line((x, y - 0.1 * half, x + 0.1 * half, y + 0.3 * half), fill=shade, width=1 + size // 99)
+    blurred = picture.filter(ImageFilter.GaussianBlur(size * rng.uniform(0.003, 0.03)))
+    return np.asarray(blurred, np.float32) / np.float32(255)
+
+
 def _shapes(rng: np.random.Generator, size: int, number: int) -> Image.Image:
     """Ellipses, boxes and polygons of random colours, over each other."""
     picture = Image.new("RGB", (size, size), _ink(rng))
@@ -95,3 +136,14 @@ def _grown(grid: FloatMap, size: int) -> FloatMap:
         for channel in range(grid.shape[-1])
     ]
     return np.stack(channels, axis=-1)
+
+
+_KINDS = {
+    "plain": _plain,
+    "gradient": _gradient,
+    "noise": _noise,
+    "blurred": _blurred_shapes,
+    "clutter": _clutter,
+    "person": _person,
+}
+KINDS = tuple(_KINDS)

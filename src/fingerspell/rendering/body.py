@@ -20,8 +20,10 @@ from fingerspell.rendering.hand import (
 # Parts that a viewer tells apart; within one, cones blend into each other without a crease. Arm, palm and the ball of
 # the thumb are one.
 PALM, SLEEVE, FIRST_DIGIT = 0, 1, 2
-FOREARM_LENGTH = 260.0  # mm, wrist to elbow: long enough to leave the picture
+# mm: an arm leaves the picture before its elbow, and does not reach for the camera.
+_FOREARM, _FOREARM_TO_VIEWER = 420.0, 180.0
 CUFF = 45.0  # mm from the wrist to where a sleeve begins
+_ROOT = 0.3  # of a finger's first bone, from the knuckle, that the palm's skin covers too
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Body:
         Shape (n,): the palm, the sleeve, or a digit counted from ``FIRST_DIGIT``.
     nail
         Shape (n,): whether the cone ends in a fingernail.
+    jointed
+        Shape (n,): whether the cone begins at a joint whose skin folds.
     """
 
     ends: FloatArray
@@ -47,13 +51,14 @@ class Body:
     dorsal: FloatArray
     part: np.ndarray[tuple[int], np.dtype[np.int64]]
     nail: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    jointed: np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
 class _Builder:
     """Collects cones one by one."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[FloatArray, tuple[float, float], FloatArray, int, bool]] = []
+        self.rows: list[tuple[FloatArray, tuple[float, float], FloatArray, int, bool, bool]] = []
 
     def add(
         self,
@@ -63,12 +68,15 @@ class _Builder:
         part: int,
         *,
         nail: bool = False,
+        jointed: bool = False,
     ) -> None:
-        self.rows.append((np.stack(ends), radii, dorsal, part, nail))
+        self.rows.append((np.stack(ends), radii, dorsal, part, nail, jointed))
 
     def build(self) -> Body:
-        ends, radii, dorsal, part, nail = zip(*self.rows, strict=True)
-        return Body(np.stack(ends), np.array(radii), np.stack(dorsal), np.array(part), np.array(nail))
+        ends, radii, dorsal, part, nail, jointed = zip(*self.rows, strict=True)
+        return Body(
+            np.stack(ends), np.array(radii), np.stack(dorsal), np.array(part), np.array(nail), np.array(jointed)
+        )
 
 
 def flesh_out(skeleton: Skeleton, proportions: Proportions, *, sleeve: bool = False) -> Body:
@@ -84,21 +92,42 @@ def flesh_out(skeleton: Skeleton, proportions: Proportions, *, sleeve: bool = Fa
             dorsal = skeleton.dorsal[base + bone + 1]
             inside_palm = digit == 0 and bone == 0  # the thumb's metacarpal
             part = PALM if inside_palm else FIRST_DIGIT + digit
-            builder.add(ends, (radii[bone], radii[bone + 1]), dorsal, part, nail=bone == 2)
+            builder.add(ends, (radii[bone], radii[bone + 1]), dorsal, part, nail=bone == 2, jointed=bone > 0)
+            if bone == 0 and not inside_palm:  # the palm's skin runs into the finger's without a seam
+                root = _between(*ends, _ROOT)
+                radius = radii[0] + _ROOT * (radii[1] - radii[0])
+                builder.add((ends[0], root), (radii[0], radius), dorsal, PALM)
     return builder.build()
 
 
-def _add_forearm(builder: _Builder, skeleton: Skeleton, proportions: Proportions, *, sleeve: bool) -> None:
-    """Two bones side by side: a wrist is about 58 mm broad and 36 mm thick, and the arm widens towards the elbow."""
+def arm_alone(skeleton: Skeleton, proportions: Proportions, *, sleeve: bool = False) -> Body:
+    """Forearm that leaves the picture at both ends, of an arm whose hand is outside."""
+    builder = _Builder()
+    beyond = -_FOREARM * skeleton.forearm * (1, 1, 0)
+    _add_forearm(builder, skeleton, proportions, sleeve=sleeve, start=beyond)
+    return builder.build()
+
+
+def _add_forearm(
+    builder: _Builder,
+    skeleton: Skeleton,
+    proportions: Proportions,
+    *,
+    sleeve: bool,
+    start: FloatArray | None = None,
+) -> None:
+    """From the wrist, or from ``start``: about 58 mm broad and 36 mm thick, wider towards the elbow."""
     thick = proportions.radii[2, 0] / 11.2  # against the mean hand
-    wrist, elbow = skeleton.joints[WRIST], FOREARM_LENGTH * skeleton.forearm
+    wrist = skeleton.joints[WRIST] if start is None else start
+    length = min(_FOREARM, _FOREARM_TO_VIEWER / max(skeleton.forearm[2], 1e-6))
+    elbow = length * skeleton.forearm
     across = _unit(skeleton.joints[INDEX_MCP] - skeleton.joints[LITTLE_MCP])
-    for side in (-1, 1):
-        ends = (wrist + side * 11 * across, elbow + side * 14 * across)
-        builder.add(ends, (17 * thick, 29 * thick), skeleton.dorsal[WRIST], PALM)
+    for side in (-1, 0, 1):
+        ends = (wrist + side * 11 * across, elbow + side * 17 * across)
+        builder.add(ends, (17 * thick, 34 * thick), skeleton.dorsal[WRIST], PALM)
         if sleeve:
-            cuff = _between(*ends, CUFF / FOREARM_LENGTH)
-            builder.add((cuff, ends[1]), (23 * thick, 36 * thick), skeleton.dorsal[WRIST], SLEEVE)
+            cuff = _between(*ends, CUFF / length)
+            builder.add((cuff, ends[1]), (23 * thick, 41 * thick), skeleton.dorsal[WRIST], SLEEVE)
 
 
 def _add_palm(builder: _Builder, skeleton: Skeleton, proportions: Proportions) -> None:

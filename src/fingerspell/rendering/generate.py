@@ -1,42 +1,66 @@
-"""A data set of synthetic pictures in the layout of Lexset's "Synthetic ASL Alphabet".
+"""A data set of synthetic pictures in the layout of Lexset's "Synthetic ASL Alphabet", as a folder or a zip.
 
-``Train_Alphabet/<letter>/<uuid>.png`` and ``Test_Alphabet/<letter>/<uuid>.png``, with ``Blank`` beside the letters, and
-``boxes.csv``, which says where the hands are.
+``Train_Alphabet/<letter>/<uuid>.png`` and ``Test_Alphabet/<letter>/<uuid>.png``, with ``Blank`` beside the letters;
+``hands.csv``, the truth about every picture. A contact sheet, one picture of each label, lies beside it.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import multiprocessing
+import shutil
 import uuid
+import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from fingerspell import images
 from fingerspell.alphabet import LETTERS
-from fingerspell.errors import RunError
-from fingerspell.files import csv_text, write_bytes, write_text
-from fingerspell.rendering.scene import hand_box, render_blank, render_letter
+from fingerspell.errors import FingerspellError, RunError
+from fingerspell.files import csv_text, write_bytes, write_file, write_text
+from fingerspell.rendering.scene import BLANK, draw_scene, parameters, render, truth
 from fingerspell.streams import processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+    from fingerspell.rendering.scene import Scene
 
 PARTS = ("Train_Alphabet", "Test_Alphabet")
-BLANK = "Blank"
-BOXES = "boxes.csv"
+TABLE = "hands.csv"
 LABELS = (*LETTERS, BLANK)  # a label's place seeds its pictures: append only
 
-# Written into every PNG; raise it whenever a picture would come out different.
-_VERSION = 1
+# Written into every PNG; raise the version whenever a picture would come out different.
+_RENDERER, _VERSION = "fingerspell renderer", 2
 # Below this many pictures a second process starts slower than it helps: about 1 s of work.
 _WORTH_A_POOL = 50
+_PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_SHEET_COLUMNS, _SHEET_SIDE, _CAPTION = 9, 160, 22  # pictures a row; pixels
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same pictures make the same archive
+
+
+@dataclass(frozen=True)
+class _Set:
+    """What a data set is drawn with: where to, how large, of which seed, before which of a user's pictures."""
+
+    out: Path
+    size: int
+    seed: int
+    photos: tuple[Path, ...] = ()
+
+    @property
+    def stamp(self) -> str:
+        """Text in every picture: the same stamp and place give the same bytes."""
+        before = f", backgrounds {_digest(self.photos)}" if self.photos else ""
+        return f"{_RENDERER} {_VERSION}, seed {self.seed}{before}"
 
 
 @dataclass(frozen=True)
@@ -47,16 +71,22 @@ class _Item:
     label: int
     number: int
 
-    def generator(self, seed: int) -> np.random.Generator:
+    def path(self, seed: int) -> Path:
+        """Where it lies in the data set."""
+        name = uuid.UUID(bytes=self._generator(seed).bytes(16), version=4)
+        return Path(PARTS[self.part]) / LABELS[self.label] / f"{name}.png"
+
+    def scene(self, seed: int, photos: tuple[Path, ...]) -> Scene:
+        rng = self._generator(seed)
+        rng.bytes(16)  # spent on the name
+        return draw_scene(LABELS[self.label], rng, photos)
+
+    def _generator(self, seed: int) -> np.random.Generator:
         """Random numbers of this picture alone, so that a set can grow without changing."""
         return np.random.default_rng((seed, self.part, self.label, self.number))
 
-    def path(self, out: Path, seed: int) -> Path:
-        name = uuid.UUID(bytes=self.generator(seed).bytes(16), version=4)
-        return out / PARTS[self.part] / LABELS[self.label] / f"{name}.png"
 
-
-def render_dataset(
+def render_dataset(  # noqa: PLR0913 - what a data set is
     out: Path,
     *,
     train_per_letter: int,
@@ -64,6 +94,7 @@ def render_dataset(
     size: int = 512,
     seed: int = 0,
     blank: bool = True,
+    backgrounds: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Draw a data set; pictures that already exist are left as they are, so a second call resumes or extends it.
@@ -71,7 +102,7 @@ def render_dataset(
     Parameters
     ----------
     out
-        Folder of the data set; made if missing.
+        Folder of the data set, made if missing; or a zip, whose pictures lie in a folder beside it until it is whole.
     train_per_letter, test_per_letter
         Pictures of each label in either part.
     size
@@ -79,7 +110,9 @@ def render_dataset(
     seed
         The same seed and size give the same files, byte for byte.
     blank
-        Whether to add pictures without a hand, as many as of a letter.
+        Whether to add pictures of no letter, as many as of a letter.
+    backgrounds
+        Folder of pictures that stand behind the hands, instead of drawn ones; it is looked through to its depth.
     on_progress
         Called with the pictures there are and the pictures there will be.
 
@@ -90,41 +123,110 @@ def render_dataset(
     Raises
     ------
     RunError
-        If ``out`` holds anything but such a data set of the same seed and size.
+        If ``out`` holds anything but such a data set of the same seed and size, is a zip that is there already, or
+        ``backgrounds`` has no picture, or one that cannot be read.
     """
-    _check_folder(out, seed, size)
+    photos = _photos(backgrounds)
+    zipped = out.suffix.lower() == ".zip"
+    if zipped and out.exists():
+        raise RunError(f"{out} is there already. Give another name, or delete it; a zip is written once, and whole.")
+    folder, sheet = out.with_name(f".{out.name}.drawing") if zipped else out, out.with_name(f"{out.name}.png")
+    wanted = _Set(folder, size, seed, photos)
+    _check(wanted, sheet)
     items = [
         _Item(part, label, number)
         for part, count in enumerate((train_per_letter, test_per_letter))
         for label in range(len(LABELS) if blank else len(LETTERS))
         for number in range(count)
     ]
-    missing = [item for item in items if not item.path(out, seed).exists()]
+    count = _draw(items, wanted, on_progress)
+    _write_table(items, wanted)
+    _write_sheet(items, wanted, sheet)
+    if zipped:
+        _pack(folder, out)
+    return count
+
+
+def _pack(folder: Path, out: Path) -> None:
+    """Move a folder into a zip."""
+    with write_file(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+            archive.writestr(zipfile.ZipInfo(path.relative_to(folder).as_posix(), _ZIP_DATE), path.read_bytes())
+    shutil.rmtree(folder)
+
+
+def _draw(items: list[_Item], wanted: _Set, on_progress: Callable[[int, int], None] | None) -> int:
+    """Draw the pictures that are missing; return their number."""
+    missing = [item for item in items if not (wanted.out / item.path(wanted.seed)).exists()]
     done = len(items) - len(missing)
-    for _ in _write_all(missing, partial(_write, out=out, seed=seed, size=size)):
+    for _ in _write_all(missing, partial(_write, wanted=wanted)):
         done += 1
         if on_progress is not None:
             on_progress(done, len(items))
-    _write_boxes(items, out, seed)
     return len(missing)
 
 
-def _write_boxes(items: list[_Item], out: Path, seed: int) -> None:
-    """Write where the hands of these pictures are, with the rows that a larger call left."""
-    table = out / BOXES
-    rows = dict[str, list[str]]()
+def _write_table(items: list[_Item], wanted: _Set) -> None:
+    """Write the truth about these pictures, with the rows that a larger call left."""
+    table = wanted.out / TABLE
+    rows = dict[str, list[object]]()
     if table.exists():
-        rows = {row[0]: row[1:] for row in csv.reader(io.StringIO(table.read_text("utf-8"))) if len(row) == 5}
+        rows = {row[0]: [*row[1:]] for row in csv.reader(io.StringIO(table.read_text("utf-8"))) if row}
+    columns = list[str]()
     for item in items:
-        rng = item.generator(seed)
-        rng.bytes(16)  # spent on the name
-        if (label := LABELS[item.label]) != BLANK:
-            path = item.path(out, seed).relative_to(out).as_posix()
-            rows[path] = [f"{value:.4f}" for value in hand_box(label, rng)]
+        facts = _facts(LABELS[item.label], item.scene(wanted.seed, wanted.photos))
+        columns = ["path", *facts]
+        rows[item.path(wanted.seed).as_posix()] = list(facts.values())
     rows.pop("path", None)
-    write_text(
-        table, csv_text(["path", "left", "top", "right", "bottom"], ([path, *rows[path]] for path in sorted(rows)))
-    )
+    write_text(table, csv_text(columns, ([path, *rows[path]] for path in sorted(rows))))
+
+
+def _facts(label: str, scene: Scene) -> dict[str, object]:
+    """Row of the table: label, side, box, joints in shares of the picture and in mm, and all that was drawn."""
+    known = truth(scene)
+    box = [round(value, 4) for value in known.box.tolist()] if known else [""] * 4
+    seen = [round(value, 5) for value in known.seen.ravel().tolist()] if known else [""] * 63
+    joints = [round(value, 2) for value in known.joints.ravel().tolist()] if known else [""] * 63
+    places = [f"{joint}{axis}" for joint in range(21) for axis in "xyz"]
+    drawn = {
+        name: f"{value:.5g}" if isinstance(value, float) else int(value) if isinstance(value, bool) else value
+        for name, value in parameters(scene).items()
+    }
+    return {
+        "label": label,
+        "side": ("left" if scene.view.left else "right") if known else "",
+        **dict(zip(("left", "top", "right", "bottom"), box, strict=True)),
+        **dict(zip([f"seen{place}" for place in places], seen, strict=True)),
+        **dict(zip([f"mm{place}" for place in places], joints, strict=True)),
+        **drawn,
+    }
+
+
+def _around(box: list[float], size: int) -> tuple[float, float, float, float]:
+    """Square in pixels around a box in shares of a picture's side, moved into the picture."""
+    left, top, right, bottom = box
+    side = min(1.0, 1.4 * max(right - left, bottom - top))
+    x, y = (min(max(middle - side / 2, 0), 1 - side) for middle in ((left + right) / 2, (top + bottom) / 2))
+    return x * size, y * size, (x + side) * size, (y + side) * size
+
+
+def _write_sheet(items: list[_Item], wanted: _Set, path: Path) -> None:
+    """Write the first picture of each label, cut out around its hand, with its name."""
+    first = dict[int, _Item]()
+    for item in items:
+        first.setdefault(item.label, item)
+    rows = -(-len(first) // _SHEET_COLUMNS)
+    sheet = Image.new("RGB", (_SHEET_COLUMNS * _SHEET_SIDE, rows * (_SHEET_SIDE + _CAPTION)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    for place, (label, item) in enumerate(sorted(first.items())):
+        left, top = place % _SHEET_COLUMNS * _SHEET_SIDE, place // _SHEET_COLUMNS * (_SHEET_SIDE + _CAPTION)
+        known = truth(item.scene(wanted.seed, wanted.photos))
+        with Image.open(wanted.out / item.path(wanted.seed)) as picture:
+            part = _around(known.box.tolist(), picture.width) if known else None
+            tile = picture.resize((_SHEET_SIDE, _SHEET_SIDE), Image.Resampling.BICUBIC, box=part)
+        sheet.paste(tile, (left, top + _CAPTION))
+        pen.text((left + _SHEET_SIDE / 2, top + _CAPTION / 2), LABELS[label], "black", font, anchor="mm")
+    write_bytes(path, _png(sheet, wanted.stamp))
 
 
 def _write_all(items: list[_Item], write: Callable[[_Item], None]) -> Iterator[None]:
@@ -141,29 +243,59 @@ def _write_all(items: list[_Item], write: Callable[[_Item], None]) -> Iterator[N
         pool.shutdown(cancel_futures=True)
 
 
-def _write(item: _Item, *, out: Path, seed: int, size: int) -> None:
-    rng = item.generator(seed)
-    rng.bytes(16)  # spent on the name
-    label = LABELS[item.label]
-    pixels = render_blank(rng, size) if label == BLANK else render_letter(label, rng, size)
+def _write(item: _Item, *, wanted: _Set) -> None:
+    pixels = render(item.scene(wanted.seed, wanted.photos), wanted.size, wanted.photos)
+    write_bytes(wanted.out / item.path(wanted.seed), _png(Image.fromarray(pixels), wanted.stamp))
+
+
+def _png(picture: Image.Image, stamp: str) -> bytes:
     information = PngImagePlugin.PngInfo()
-    information.add_text("Software", _stamp(seed))
+    information.add_text("Software", stamp)
     data = io.BytesIO()
-    Image.fromarray(pixels).save(data, format="PNG", pnginfo=information)
-    write_bytes(item.path(out, seed), data.getvalue())
+    picture.save(data, format="PNG", pnginfo=information)
+    return data.getvalue()
 
 
-def _stamp(seed: int) -> str:
-    return f"fingerspell renderer {_VERSION}, seed {seed}"
+def _photos(folder: Path | None) -> tuple[Path, ...]:
+    """Pictures of a user's folder, each of which can be read and has a name of its own."""
+    if folder is None:
+        return ()
+    if not folder.is_dir():
+        raise RunError(f"{folder}: there is no such folder of backgrounds. Check --backgrounds.")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTOS and path.is_file())
+    if not paths:
+        raise RunError(f"{folder} has no picture ({', '.join(_PHOTOS)}). Give a folder with some to --backgrounds.")
+    names = [path.name for path in paths]
+    for path in paths:
+        if names.count(path.name) > 1:
+            raise RunError(f"{folder} has two pictures named {path.name}; the table tells them by name. Rename one.")
+        try:
+            images.decode(path.read_bytes())
+        except (OSError, FingerspellError) as error:
+            raise RunError(f"{path} cannot be read as a background ({error}). Take it out of the folder.") from error
+    return tuple(paths)
 
 
-def _check_folder(out: Path, seed: int, size: int) -> None:
-    """Refuse a folder that holds anything but this data set, or a part of it."""
-    remedy = "Give a new or empty folder, or the seed and size the folder was drawn with."
+def _digest(photos: tuple[Path, ...]) -> str:
+    digest = hashlib.sha256()
+    for path in photos:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _check(wanted: _Set, sheet: Path) -> None:
+    """Refuse a folder that holds anything but this data set, or a part of it, and a file where the sheet would be."""
+    out = wanted.out
+    remedy = "Give a new or empty folder, or the seed, size and backgrounds that the folder was drawn with."
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file; expected a folder to draw the data set into. {remedy}")
+        raise RunError(f"{out} is a file; expected a folder to draw the data set into, or a new zip. {remedy}")
+    if sheet.exists() and _RENDERER not in _origin(sheet):
+        raise RunError(
+            f"{sheet} is in the way of the contact sheet. Give the data set another name, or move that file."
+        )
+    expected = f"{wanted.size}x{wanted.size}, {wanted.stamp}"
     for path in _entries(out):
-        if path.name == BOXES and path.is_file():
+        if path.name == TABLE and path.is_file():
             continue
         if path.name not in PARTS or not path.is_dir():
             raise RunError(f"{out} holds {path.name!r}; expected only the folders {' and '.join(PARTS)}. {remedy}")
@@ -171,8 +303,7 @@ def _check_folder(out: Path, seed: int, size: int) -> None:
             if folder.name not in LABELS or not folder.is_dir():
                 raise RunError(f"{path} holds {folder.name!r}; expected only folders A to Z and {BLANK}. {remedy}")
             for picture in _entries(folder):
-                found, expected = _origin(picture), f"{size}x{size}, {_stamp(seed)}"
-                if found != expected:
+                if (found := _origin(picture)) != expected:
                     raise RunError(f"{picture} is {found}; expected {expected}. {remedy}")
 
 

@@ -38,6 +38,10 @@ _RADII = (
     (10.6, 9.3, 8.1, 6.9),
     (9.6, 8.0, 7.1, 6.1),
 )
+# How far joints bend in degrees: the ranges of Lin, Wu & Huang (2000), "Modeling the constraints of human hand motion",
+# Workshop on Human Motion: 0-90, 0-110, 0-90, spread 15 to each side; widened by a few degrees, for people differ, and
+# for the outer fingers, which spread further.
+LIMITS = {"mcp": (-10.0, 98.0), "pip": (0.0, 115.0), "dip": (-10.0, 92.0), "spread": (-25.0, 25.0)}
 # Foot of each metacarpal in mm from the wrist (x, y, z), thumb first. The feet lie about 25 mm up, the height of the
 # carpus; the outer ones lie nearer to the palm's side than the middle: the transverse arch.
 _FEET = ((16.0, 20.0, 8.0), (12.0, 25.0, 0.0), (2.0, 26.0, -2.0), (-7.0, 25.0, -1.0), (-15.0, 23.0, 2.0))
@@ -51,6 +55,10 @@ class Finger(NamedTuple):
     pip: float
     dip: float
     spread: float = 0.0
+
+    def limited(self) -> Finger:
+        """Finger that bends no further than a joint can."""
+        return Finger(*(min(max(angle, low), high) for angle, (low, high) in zip(self, LIMITS.values(), strict=True)))
 
 
 class Thumb(NamedTuple):

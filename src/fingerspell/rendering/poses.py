@@ -1,10 +1,11 @@
-"""The 26 letters of the American manual alphabet as joint angles, and how two people's differ.
+"""The 26 letters of the American manual alphabet as joint angles, signs that are no letter, and how people differ.
 
 All angles are degrees. A pose is that of a right hand; how each joint turns is told in ``fingerspell.rendering.hand``.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,25 +58,49 @@ FIST_LITTLE = Finger(78, 98, 62, 4)  # the little finger leans to the fist's mid
 POSES: dict[str, Pose] = {
     # Fists, told apart by the thumb: beside the index (A), across the front (S), under one (T), two (N) or three (M)
     # fingers, or under the tips of all (E).
-    "A": Pose(Thumb(48, 28, 111, 60, 11), FIST, FIST, FIST, FIST_LITTLE),
-    "S": Pose(Thumb(12, 46, 105, 25, 59), FIST, FIST, FIST, FIST_LITTLE),
-    "T": Pose(Thumb(-2, 22, 162, -1, 5), Finger(60, 98, 45, 7), Finger(86, 98, 62, -2), FIST, FIST_LITTLE),
+    "A": Pose(
+        Thumb(53, 28, 104, 57, 13),
+        Finger(82, 99, 61, 5),
+        Finger(81, 94, 60, 2),
+        Finger(86, 96, 60),
+        Finger(78, 90, 61, 2),
+        pitch=-10,
+        yaw=5,
+    ),
+    "S": Pose(Thumb(8, 44, 98, 34, 65), Finger(90, 108, 64), Finger(86, 103, 62), Finger(83, 98, 61), FIST_LITTLE),
+    "T": Pose(
+        Thumb(6, 38, 170, 8, 12),
+        Finger(68, 76, 38, 4),
+        Finger(90, 96, 64, 2),
+        Finger(78, 99, 58, -2),
+        Finger(76, 95, 54, 3),
+        pitch=-10,
+        yaw=7,
+    ),
     "N": Pose(
-        Thumb(-8, 42, 162, 40, -10), Finger(74, 74, 26, 1), Finger(74, 74, 26, 2), Finger(86, 98, 62, -2), FIST_LITTLE
+        Thumb(-7, 63, 162, 33, 2),
+        Finger(96, 77, 14, -2),
+        Finger(80, 60, 15, -6),
+        Finger(86, 99, 52, -8),
+        Finger(88, 96, 50, -5),
+        pitch=15,
+        yaw=12,
     ),
     "M": Pose(
-        Thumb(-14, 46, 148, 55, -10),
-        Finger(74, 74, 26),
-        Finger(74, 74, 26),
-        Finger(74, 74, 26),
-        Finger(86, 98, 62, -1),
+        Thumb(-12, 42, 150, 59, -10),
+        Finger(94, 74, 24, 5),
+        Finger(94, 72, 22, 2),
+        Finger(90, 70, 22),
+        Finger(90, 92, 54, -4),
     ),
     "E": Pose(
-        Thumb(24, 38, 90, 60, 66),
-        Finger(42, 112, 38),
-        Finger(42, 112, 38),
-        Finger(42, 112, 38),
-        Finger(44, 112, 38, 4),
+        Thumb(29, 34, 98, 75, 71),
+        Finger(64, 108, 34, 1),
+        Finger(57, 113, 33, -2),
+        Finger(55, 105, 34, 3),
+        Finger(44, 109, 34, 6),
+        pitch=-24,
+        yaw=6,
     ),
     # All fingers up.
     "B": Pose(Thumb(21, 28, 97, 60, 71), Finger(3, 5, 3), Finger(3, 5, 3), Finger(3, 5, 3), Finger(3, 5, 3)),
@@ -97,41 +122,55 @@ POSES: dict[str, Pose] = {
         yaw=50,
     ),
     "D": Pose(
-        Thumb(12, 73, 144, 57, -10),
-        UP,
-        Finger(58, 66, 40),
-        Finger(60, 64, 40, 2),
-        Finger(62, 62, 40, 6),
+        Thumb(14, 77, 144, 62, -10),
+        Finger(7, 7, 4, -1),
+        Finger(70, 68, 39),
+        Finger(67, 66, 41, 1),
+        Finger(60, 65, 42, 6),
         yaw=25,
     ),
     "F": Pose(
-        Thumb(28, 27, 41, 19, 50),
-        Finger(54, 64, 30, 4),
-        Finger(3, 6, 4),
-        Finger(2, 5, 3, -7),
-        Finger(2, 5, 3, -15),
-        yaw=-15,
+        Thumb(18, 12, 37, 31, 47),
+        Finger(56, 67, 27, -1),
+        Finger(15, 10, 0, -6),
+        Finger(13, 4, 7, -10),
+        Finger(5, 16, 2, -13),
+        pitch=12,
     ),
     # One or two fingers pointing sideways, the back of the hand to the viewer (G, H), or down (Q).
     "G": Pose(Thumb(29, 26, 137, 38, -3), Finger(8, 5, 4), FIST, FIST, FIST_LITTLE, yaw=-145, roll=-90),
     "Q": Pose(Thumb(29, 26, 137, 38, -3), Finger(8, 5, 4), FIST, FIST, FIST_LITTLE, pitch=140, yaw=-35, wrist=75),
     "H": Pose(Thumb(-1, 68, 153, 60, 15), UP, UP, FIST, FIST_LITTLE, yaw=-155, roll=-90),
     # Index up and middle finger forward, the thumb between them: upright (K), turned down (P).
-    "K": Pose(Thumb(7, 19, 140, 27, -10), Finger(3, 5, 3, 2), Finger(48, 8, 5), FIST, FIST_LITTLE, yaw=-15),
-    "P": Pose(
-        Thumb(7, 19, 140, 27, -10),
-        Finger(3, 5, 3, 2),
-        Finger(48, 8, 5),
-        FIST,
+    "K": Pose(
+        Thumb(12, 26, 140, 24, -10),
+        Finger(12, 8, 5, 6),
+        Finger(58, 12, 7),
+        Finger(88, 88, 58, -4),
         FIST_LITTLE,
-        pitch=110,
-        yaw=-55,
-        wrist=60,
+        yaw=-15,
+    ),
+    "P": Pose(
+        Thumb(12, 26, 140, 24, -10),
+        Finger(12, 8, 5, 6),
+        Finger(58, 12, 7),
+        Finger(88, 88, 58, -4),
+        FIST_LITTLE,
+        pitch=95,
+        yaw=-52,
+        wrist=55,
     ),
     # Two or three fingers up: together (U), apart (V), crossed (R), three (W).
-    "U": Pose(Thumb(-1, 68, 153, 60, 15), Finger(4, 6, 4, -1), Finger(4, 6, 4, 1), FIST, FIST_LITTLE),
-    "V": Pose(Thumb(-1, 68, 153, 60, 15), Finger(4, 6, 4, 10), Finger(4, 6, 4, -9), FIST, FIST_LITTLE),
-    "R": Pose(Thumb(-2, 66, 156, 60, 10), Finger(14, 6, 4, -8), Finger(1, 4, 3, 13), FIST, FIST_LITTLE),
+    "U": Pose(Thumb(-7, 66, 147, 58, 15), Finger(7, 8, 5, -1), Finger(4, 7, 5, 2), Finger(76, 94, 62, 1), FIST_LITTLE),
+    "V": Pose(Thumb(-6, 68, 147, 67, 18), Finger(6, 6, 4, 17), Finger(5, 8, 5, -9), Finger(75, 95, 62, 2), FIST_LITTLE),
+    "R": Pose(
+        Thumb(-7, 63, 148, 58, 6),
+        Finger(22, 10, 5, -18),
+        Finger(3, 8, 7, 12),
+        Finger(80, 86, 63, -2),
+        Finger(78, 102, 60, 4),
+        pitch=-8,
+    ),
     "W": Pose(
         Thumb(-11, 67, 145, 60, 34),
         Finger(4, 6, 4, 10),
@@ -142,20 +181,62 @@ POSES: dict[str, Pose] = {
     # One finger: index hooked (X), up in mid-zigzag (Z), with the thumb out (L); little finger up (I), in mid-hook
     # with the palm turning to the signer (J), with the thumb out (Y).
     "X": Pose(Thumb(25, 43, 88, 35, 56), Finger(22, 98, 58), FIST, FIST, FIST_LITTLE, yaw=-35),
-    "Z": Pose(Thumb(17, 42, 92, 25, 62), UP, FIST, FIST, FIST_LITTLE, pitch=25, roll=-30),
+    "Z": Pose(
+        Thumb(5, 34, 108, 25, 65),
+        Finger(6, 2, 6, 7),
+        Finger(95, 102, 70, 3),
+        Finger(90, 102, 65, 1),
+        Finger(82, 100, 64, 8),
+        pitch=25,
+        roll=-10,
+    ),
     "L": Pose(Thumb(62, 8, 90, 0, -5), Finger(3, 5, 3, 2), FIST, FIST, FIST_LITTLE),
     "I": Pose(Thumb(25, 46, 96, 36, 51), FIST, FIST, FIST, Finger(4, 6, 4, -4)),
-    "J": Pose(Thumb(25, 46, 96, 36, 51), FIST, FIST, FIST, Finger(4, 6, 4, -4), pitch=30, yaw=60, roll=-30),
+    "J": Pose(Thumb(25, 46, 96, 36, 51), FIST, FIST, FIST, Finger(4, 6, 4, -4), pitch=20, yaw=55, roll=-20),
     "Y": Pose(Thumb(58, 10, 90, 0, -5), FIST, FIST, FIST, Finger(4, 6, 4, -22)),
 }
 
 
-def draw_pose(letter: str, rng: np.random.Generator) -> Pose:
-    """One person's way to sign a letter: its pose with every joint a few degrees off.
+# Hands that are no letter: all fingers spread, at rest, three, love (I and L at once), horns.
+GESTURES: dict[str, Pose] = {
+    "five": Pose(Thumb(55, 12, 90, 5, 0), Finger(4, 6, 4, 9), UP, Finger(4, 6, 4, -9), Finger(4, 6, 4, -20)),
+    "rest": Pose(
+        Thumb(30, 35, 100, 20, 15),
+        Finger(28, 32, 14),
+        Finger(34, 38, 16),
+        Finger(38, 42, 18),
+        Finger(40, 44, 18, 3),
+        yaw=60,
+        roll=70,
+    ),
+    "three": Pose(Thumb(58, 12, 90, 0, -5), Finger(4, 6, 4, 9), Finger(4, 6, 4, -8), FIST, FIST_LITTLE),
+    "love": Pose(Thumb(60, 8, 90, 0, -5), Finger(4, 6, 4, 4), FIST, FIST, Finger(4, 6, 4, -12)),
+    "horns": Pose(Thumb(12, 46, 105, 25, 59), Finger(4, 6, 4, 4), FIST, FIST, Finger(4, 6, 4, -8)),
+}
+
+
+def moved(letter: str, phase: float) -> Pose:
+    """Pose of J or Z on its way, from 0 to 1; at a half it is that of ``POSES``. Other letters are held still.
+
+    J begins as an I with the palm to the viewer; the little finger then draws the hook while the palm turns to the
+    signer. Z is drawn by the index finger: across, down and back, across; the hand sways with the strokes.
+    """
+    pose = POSES[letter]
+    if letter == "J":
+        dip = math.sin(math.pi * phase)
+        return replace(pose, pitch=20 * dip, yaw=110 * phase, roll=-40 * phase)
+    if letter == "Z":
+        stroke = 3 * phase
+        sway = stroke if stroke < 1 else 2 - stroke if stroke < 2 else stroke - 2
+        return replace(pose, pitch=15 + 20 * phase, roll=10 - 40 * sway)
+    return pose
+
+
+def draw_pose(pose: Pose, rng: np.random.Generator) -> Pose:
+    """One person's way to make a sign: its pose with every joint a few degrees off.
 
     A finger's joints share most of their deviation: who curls loosely curls loosely throughout.
     """
-    pose = POSES[letter]
     index, middle, ring, little = (_loosened(finger, rng) for finger in pose.fingers)
     thumb = Thumb(*(angle + 3 * _bounded(rng) for angle in pose.thumb))
     wrist = pose.wrist + 6 * _bounded(rng)
@@ -165,7 +246,7 @@ def draw_pose(letter: str, rng: np.random.Generator) -> Pose:
 def _loosened(finger: Finger, rng: np.random.Generator) -> Finger:
     loose = 4 * _bounded(rng)
     mcp, pip, dip = (angle + loose + 3 * _bounded(rng) for angle in (finger.mcp, finger.pip, finger.dip))
-    return Finger(mcp, pip, dip, finger.spread + 1.5 * _bounded(rng))
+    return Finger(mcp, pip, dip, finger.spread + 1.5 * _bounded(rng)).limited()
 
 
 def _bounded(rng: np.random.Generator) -> float:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FloatMap = NDArray[np.float32]
 _FAR = np.float32(-1e6)
+_LAYERS = 7
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Surface:
         Shape (h, w): 1 where the normal points out of the back of the hand, -1 out of the palm's side.
     nail
         Shape (h, w): 1 on a fingernail, 0 elsewhere.
+    fold
+        Shape (h, w): 1 in a fold of the skin at a finger's joint, 0 elsewhere.
     part
         Shape (h, w): the part of the body seen, -1 where none is.
     """
@@ -40,6 +43,7 @@ class Surface:
     normal: FloatMap
     back: FloatMap
     nail: FloatMap
+    fold: FloatMap
     part: NDArray[np.int8]
 
     @property
@@ -52,7 +56,7 @@ class Surface:
 class _Patch:
     """What one cone shows on its window of the grid: heights (``_FAR`` where it misses) and layers.
 
-    The layers are what is blended between cones: 1, the normal's three shares, back, nail.
+    The layers are what is blended between cones: 1, the normal's three shares, back, nail, fold.
     """
 
     window: tuple[slice, slice]
@@ -60,23 +64,23 @@ class _Patch:
     layers: FloatMap
 
 
-def rasterise(body: Body, side: int, blend: float) -> Surface:
-    """Find the surface of a body on a square grid.
+def rasterise(body: Body, shape: tuple[int, int], blend: float) -> Surface:
+    """Find the surface of a body on a grid.
 
     Parameters
     ----------
     body
         Cones in pixel units.
-    side
-        Breadth and height of the grid.
+    shape
+        Height and breadth of the grid.
     blend
         Within a part, two cones blend where their heights differ by less than about this many pixels.
     """
-    height = np.full((side, side), _FAR)
-    part_seen = np.full((side, side), -1, np.int8)
-    layers = np.zeros((6, side, side), np.float32)
+    height = np.full(shape, _FAR)
+    part_seen = np.full(shape, -1, np.int8)
+    layers = np.zeros((_LAYERS, *shape), np.float32)
     for part in np.unique(body.part).tolist():
-        found = (_patch(body, cone, side) for cone in np.flatnonzero(body.part == part).tolist())
+        found = (_patch(body, cone, shape) for cone in np.flatnonzero(body.part == part).tolist())
         patches = [patch for patch in found if patch is not None]
         if patches:
             window = _hull([patch.window for patch in patches])
@@ -90,7 +94,7 @@ def rasterise(body: Body, side: int, blend: float) -> Surface:
             mean[1:4] /= np.maximum(np.sqrt(mean[1] ** 2 + mean[2] ** 2 + mean[3] ** 2), 1e-6)
             mean[4:] /= mean[0]
             layers[:, rows, columns] = mean
-    return Surface(height, layers[1:4], layers[4], layers[5], part_seen)
+    return Surface(height, layers[1:4], layers[4], layers[5], layers[6], part_seen)
 
 
 def _union(patches: list[_Patch], window: tuple[slice, slice], blend: float) -> tuple[FloatMap, FloatMap]:
@@ -102,7 +106,7 @@ def _union(patches: list[_Patch], window: tuple[slice, slice], blend: float) -> 
     for patch in patches:
         view = top[_within(patch.window, window)]
         np.maximum(view, patch.height, out=view)
-    sums = np.zeros((6, *top.shape), np.float32)
+    sums = np.zeros((_LAYERS, *top.shape), np.float32)
     for patch in patches:
         inner = _within(patch.window, window)
         # A miss beside a hit lies so far below that its weight is 0; a miss of all is never looked at.
@@ -112,17 +116,18 @@ def _union(patches: list[_Patch], window: tuple[slice, slice], blend: float) -> 
     return top, sums
 
 
-def _patch(body: Body, cone: int, side: int) -> _Patch | None:
+def _patch(body: Body, cone: int, shape: tuple[int, int]) -> _Patch | None:
     """Cut the cone's window out of the grid and look there; None if the cone lies outside."""
     ends, radii = body.ends[cone], body.radii[cone]
-    low = np.floor((ends[:, :2] - radii[:, None]).min(0)).clip(0, side).astype(int).tolist()
-    high = np.ceil((ends[:, :2] + radii[:, None]).max(0)).clip(0, side).astype(int).tolist()
+    limit = shape[::-1]
+    low = np.floor((ends[:, :2] - radii[:, None]).min(0)).clip(0, limit).astype(int).tolist()
+    high = np.ceil((ends[:, :2] + radii[:, None]).max(0)).clip(0, limit).astype(int).tolist()
     if low[0] >= high[0] or low[1] >= high[1]:
         return None
     x = np.arange(low[0], high[0], dtype=np.float32)[None, :] + np.float32(0.5)
     y = np.arange(low[1], high[1], dtype=np.float32)[:, None] + np.float32(0.5)
     along, height, normal = _intersect(ends, radii, x, y)
-    layers = np.zeros((6, *height.shape), np.float32)
+    layers = np.zeros((_LAYERS, *height.shape), np.float32)
     layers[0] = 1
     layers[1:4] = normal
     back = np.tensordot(body.dorsal[cone].astype(np.float32), normal, 1)
@@ -131,6 +136,12 @@ def _patch(body: Body, cone: int, side: int) -> _Patch | None:
         # A nail covers the back of the last bone from its middle on, 0.6 of the finger's breadth: asin 0.6 = 37 deg
         # to each side, where the normal's share along the back is cos 37 deg = 0.8.
         layers[5] = np.minimum(np.maximum((back - 0.8) * 12, 0), 1) * (along > 0.5)
+    if body.jointed[cone]:
+        # One fold across the inner side, three fainter ones across the back, about a tenth of the finger thick.
+        away = along * np.float32(np.linalg.norm(ends[1] - ends[0]) / radii[0])
+        inner = np.exp(-np.square(away / np.float32(0.12))) * np.clip(-2 * back, 0, 1)
+        outer = np.exp(-np.square(away / np.float32(0.5))) * np.cos(away * np.float32(18)) * np.clip(back, 0, 1)
+        layers[6] = inner + np.float32(0.4) * np.maximum(outer, 0)
     return _Patch((slice(low[1], high[1]), slice(low[0], high[0])), height, layers)
 
 

@@ -1,168 +1,256 @@
-"""One synthetic picture: a hand, a camera, a light, a skin tone and a background, drawn at random."""
+"""One synthetic picture: everything that is drawn at random about it, the picture, and the truth about its hand."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from fingerspell.rendering.background import draw_background
-from fingerspell.rendering.body import Body, flesh_out
+from fingerspell.alphabet import MOVING_LETTERS as MOVING
+from fingerspell.rendering.background import KINDS, draw_background, photo_background
+from fingerspell.rendering.body import Body, arm_alone, flesh_out
+from fingerspell.rendering.camera import ByteImage, Camera, draw_camera, photograph
 from fingerspell.rendering.hand import (
+    DIGITS,
+    WRIST,
+    Finger,
     FloatArray,
     Proportions,
     Skeleton,
+    Thumb,
     draw_proportions,
     forward_kinematics,
-    rotation,
 )
-from fingerspell.rendering.poses import draw_pose
+from fingerspell.rendering.poses import GESTURES, POSES, Pose, draw_pose, moved
 from fingerspell.rendering.raster import FloatMap, Surface, rasterise
-from fingerspell.rendering.shading import draw_light, draw_palette, shade
+from fingerspell.rendering.shading import (
+    Lighting,
+    Looks,
+    draw_lighting,
+    draw_looks,
+    palette,
+    shade,
+)
+from fingerspell.rendering.view import Frame, View, draw_view, frame
 
-ByteImage = NDArray[np.uint8]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
+BLANK = "Blank"
 SUPERSAMPLING = 2  # samples a side per pixel, against jagged edges
-HAND_LENGTH = 185.0  # mm from the wrist to the longest fingertip of the mean hand
-LEFT_HANDED = 0.1  # about one person in ten
-SLEEVED = 0.4
-_HALF_FINGER = 10.0  # mm of flesh around a joint
-_DOWN = np.array((1.0, -1.0, 1.0))
+_BLEND = 2.5  # mm: softens joints, keeps them visible
+# What a picture of no letter shows, and how often.
+_NO_LETTER = {"nothing": 0.4, "arm": 0.15, "gesture": 0.45}
+_WINDOW_MARGIN = 2  # pixels around a body: its blended surface is a little thicker than its cones
 
 
 @dataclass(frozen=True)
-class View:
-    """Where the camera stands.
+class Scene:
+    """Everything about one picture that is drawn at random, but for its pixels' noise, which ``seed`` gives.
 
     Attributes
     ----------
-    turn
-        Shape (3, 3): how the hand is turned against its letter's own orientation; with determinant -1 for a left hand.
-    distance
-        From the camera to the wrist in mm.
-    scale
-        Share of the picture's side that the mean hand takes stretched out.
-    shift
-        Shape (2,): from -1 to 1, where in the room left around the hand its middle lies.
+    shows
+        Letter, gesture, ``arm`` or ``nothing``.
+    phase
+        Of J and Z, from 0 to 1, how far the hand has come on its way; of others 0.5.
+    person
+        Bone lengths and thicknesses.
+    pose
+        Joint angles.
+    view, looks, lighting, camera
+        Where the camera stands; skin and cloth; lamps; what the camera does.
+    background
+        Kind of ``background.KINDS``, or the name of a user's picture.
+    seed
+        Of the background's details, the skin's blotches and the sensor's noise.
     """
 
-    turn: FloatArray
-    distance: float
-    scale: float
-    shift: FloatArray
+    shows: str
+    phase: float
+    person: Proportions
+    pose: Pose
+    view: View
+    looks: Looks
+    lighting: Lighting
+    camera: Camera
+    background: str
+    seed: int
+
+    @property
+    def has_hand(self) -> bool:
+        """Whether a hand is in the picture, of a letter or not."""
+        return self.shows in POSES or self.shows in GESTURES
 
 
-def draw_view(rng: np.random.Generator) -> View:
-    """Random view, within bounds: orientation tells K from P, G from Q and U from H."""
-    turn = rotation(2, rng.uniform(-20, 20)) @ rotation(1, rng.uniform(-20, 20)) @ rotation(0, rng.uniform(-15, 15))
-    if rng.random() < LEFT_HANDED:
-        turn = turn @ np.diag((-1.0, 1.0, 1.0))
-    return View(turn, rng.uniform(450, 900), rng.uniform(0.65, 0.95), rng.uniform(-0.7, 0.7, 2))
+def draw_scene(label: str, rng: np.random.Generator, photos: Sequence[Path] = ()) -> Scene:
+    """Scene of a letter, or of none (``BLANK``); before one of ``photos`` if there are any."""
+    shows = label if label != BLANK else _draw_no_letter(rng)
+    phase = rng.uniform() if shows in MOVING else 0.5
+    sign = moved(shows, phase) if shows in POSES else GESTURES.get(shows, GESTURES["rest"])
+    return Scene(
+        shows,
+        phase,
+        person=draw_proportions(rng),
+        pose=draw_pose(sign, rng),
+        view=draw_view(rng),
+        looks=draw_looks(rng),
+        lighting=draw_lighting(rng),
+        camera=draw_camera(rng, moving=shows in MOVING),
+        background=photos[int(rng.integers(len(photos)))].name if photos else KINDS[int(rng.integers(len(KINDS)))],
+        seed=int(rng.integers(2**31)),
+    )
 
 
-def project(body: Body, joints: FloatArray, view: View, side: int) -> Body:
-    """Body as the camera sees it, in pixels with ``y`` down.
-
-    The hand's joints, not its forearm, are kept inside the picture as far as they fit.
-    """
-    near = view.distance / (view.distance - body.ends[..., 2:])
-    ends = np.concatenate((body.ends[..., :2] * near, body.ends[..., 2:]), axis=-1)
-    pixels, middle = _framing(joints, view, side)
-    centre = np.array((side / 2, side / 2, 0.0))
-    ends = (ends - np.append(middle, 0.0)) * pixels * _DOWN + centre
-    return replace(body, ends=ends, radii=body.radii * near[..., 0] * pixels, dorsal=body.dorsal * _DOWN)
+def _draw_no_letter(rng: np.random.Generator) -> str:
+    kind = str(rng.choice(list(_NO_LETTER), p=list(_NO_LETTER.values())))
+    return str(rng.choice(list(GESTURES))) if kind == "gesture" else kind
 
 
-def _framing(joints: FloatArray, view: View, side: int) -> tuple[float, FloatArray]:
-    """Pixels per mm at the wrist's distance, and the point (2,) in mm that comes to the middle of the picture."""
-    pixels = side * view.scale / HAND_LENGTH
-    low, high = _extent(joints, view)
-    room = np.maximum(side / pixels - (high - low), 0) / 2
-    return pixels, (low + high) / 2 - view.shift * room
-
-
-def _extent(joints: FloatArray, view: View) -> tuple[FloatArray, FloatArray]:
-    """Corners of the hand as the camera sees it, in mm at the wrist's distance, with ``y`` up."""
-    seen = joints[:, :2] * view.distance / (view.distance - joints[:, 2:])
-    return seen.min(0) - _HALF_FINGER, seen.max(0) + _HALF_FINGER
-
-
-def draw_hand(letter: str, rng: np.random.Generator, view: View, side: int) -> Surface:
-    """Surface of a random person's hand signing a letter, on a grid of ``side`` by ``side`` samples."""
-    sleeve = bool(rng.random() < SLEEVED)
-    skeleton, proportions = _draw_skeleton(letter, rng, view)
-    body = project(flesh_out(skeleton, proportions, sleeve=sleeve), skeleton.joints, view, side)
-    blend = 2.5 * side * view.scale / HAND_LENGTH  # 2.5 mm: softens joints, keeps them visible
-    return rasterise(body, side, blend)
-
-
-def hand_box(letter: str, rng: np.random.Generator) -> FloatArray:
-    """Left, top, right and bottom (4,) of the hand that ``render_letter`` would draw, as shares of the picture.
-
-    The hand without its forearm.
-    """
-    view = draw_view(rng)
-    rng.random()  # spent on the sleeve
-    skeleton, _ = _draw_skeleton(letter, rng, view)
-    scale, middle = _framing(skeleton.joints, view, side=1)
-    low, high = (0.5 + (corner - middle) * scale for corner in _extent(skeleton.joints, view))
-    box: FloatArray = np.clip([low[0], 1 - high[1], high[0], 1 - low[1]], 0, 1)
-    return box
-
-
-def _draw_skeleton(letter: str, rng: np.random.Generator, view: View) -> tuple[Skeleton, Proportions]:
-    """Bones of a random person's hand signing a letter, turned towards the camera."""
-    proportions = draw_proportions(rng)
-    pose = draw_pose(letter, rng)
-    skeleton = forward_kinematics(pose.thumb, pose.fingers, proportions, wrist=pose.wrist)
-    return skeleton.transformed(view.turn @ pose.orientation), proportions
-
-
-def render_letter(letter: str, rng: np.random.Generator, size: int) -> ByteImage:
-    """Synthetic picture of a letter.
+def render(scene: Scene, size: int, photos: Sequence[Path] = ()) -> ByteImage:
+    """Picture of a scene; the same one always.
 
     Parameters
     ----------
-    letter
-        One of ``fingerspell.alphabet.LETTERS``.
-    rng
-        Source of all that varies: person, view, light, background, noise.
+    scene
+        What to draw.
     size
         Breadth and height in pixels.
+    photos
+        Those that the scene was drawn with.
 
     Returns
     -------
     Shape (size, size, 3), RGB.
     """
-    view = draw_view(rng)
-    surface = draw_hand(letter, rng, view, SUPERSAMPLING * size)
-    light = draw_light(rng)
-    colour = shade(surface, draw_palette(rng), light, SUPERSAMPLING * size * view.scale / HAND_LENGTH)
-    scene = draw_background(rng, size)
-    coverage = _shrink(surface.mask.astype(np.float32))[..., None]
-    hand = np.stack([_shrink(channel) for channel in colour], axis=-1)
-    return _photograph(hand + scene * (1 - coverage), rng)
+    rng = np.random.default_rng(scene.seed)
+    chosen = {path.name: path for path in photos}.get(scene.background)
+    behind = photo_background(chosen, rng, size) if chosen else draw_background(scene.background, rng, size)
+    hand, coverage = np.zeros((size, size, 3), np.float32), np.zeros((size, size), np.float32)
+    if scene.shows != "nothing":
+        _draw_body(scene, rng, hand, coverage)
+    return photograph(hand, coverage, behind, scene.camera, rng)
+
+
+def skeleton(scene: Scene) -> Skeleton:
+    """Bones of the scene's hand in mm, turned towards the camera, the wrist at the origin."""
+    pose = scene.pose
+    bones = forward_kinematics(pose.thumb, pose.fingers, scene.person, wrist=pose.wrist)
+    return bones.transformed(scene.view.turn @ pose.orientation)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of the hand in a picture.
+
+    Attributes
+    ----------
+    box
+        Shape (4,): left, top, right, bottom in shares of the picture, without the forearm.
+    seen
+        Shape (21, 3): joints, x and y in shares of the picture's sides, y down; z in the same scale, away from the
+        viewer, 0 at the wrist.
+    joints
+        Shape (21, 3): joints in mm from the wrist; x right, y down, z away from the viewer.
+    """
+
+    box: FloatArray
+    seen: FloatArray
+    joints: FloatArray
+
+
+def truth(scene: Scene) -> Truth | None:
+    """Where the hand of a scene is; None where there is none."""
+    if not scene.has_hand:
+        return None
+    joints = skeleton(scene).joints
+    framed = frame(joints, scene.view)
+    away = np.array((1.0, 1.0, -1.0))
+    return Truth(framed.box(joints), framed.seen(joints) * away, joints * (1.0, -1.0, -1.0))
+
+
+def parameters(scene: Scene) -> dict[str, object]:
+    """Everything that was drawn, by name, in the same order for every scene; empty where it does not apply."""
+    lamps = [asdict(lamp) for lamp in scene.lighting.lamps]
+    lamps += [dict.fromkeys(lamps[0], "")] * (_MOST_LAMPS - len(lamps))
+    pose, person = scene.pose, scene.person
+    return {
+        "shows": scene.shows,
+        "phase": scene.phase if scene.shows in MOVING else "",
+        "left_hand": scene.view.left,
+        **{name: value for name, value in asdict(scene.view).items() if name != "left"},
+        **{f"thumb_{name}": angle for name, angle in zip(Thumb._fields, pose.thumb, strict=True)},
+        **{
+            f"{digit}_{name}": angle
+            for digit, finger in zip(DIGITS[1:], pose.fingers, strict=True)
+            for name, angle in zip(Finger._fields, finger, strict=True)
+        },
+        **{f"sign_{name}": getattr(pose, name) for name in ("pitch", "yaw", "roll", "wrist")},
+        **{f"metacarpal_{digit}": mm for digit, mm in zip(DIGITS[1:], person.metacarpals.tolist(), strict=True)},
+        **{
+            f"length_{d}_{bone}": mm
+            for d, row in zip(DIGITS, person.bones.tolist(), strict=True)
+            for bone, mm in enumerate(row)
+        },
+        **{f"radius_{d}": row[0] for d, row in zip(DIGITS, person.radii.tolist(), strict=True)},
+        "palm_breadth": person.breadth,
+        **asdict(scene.looks),
+        "lamps": len(scene.lighting.lamps),
+        **{f"lamp{number}_{name}": value for number, lamp in enumerate(lamps, 1) for name, value in lamp.items()},
+        "room": scene.lighting.room,
+        **asdict(scene.camera),
+        "background": scene.background,
+        "pixel_seed": scene.seed,
+    }
+
+
+_MOST_LAMPS = 3
+
+
+def render_letter(letter: str, rng: np.random.Generator, size: int) -> ByteImage:
+    """Synthetic picture (size, size, 3) of a letter; ``rng`` draws person, view, light, background and camera."""
+    return render(draw_scene(letter, rng), size)
 
 
 def render_blank(rng: np.random.Generator, size: int) -> ByteImage:
-    """Synthetic picture without a hand; shape (size, size, 3), RGB."""
-    return _photograph(draw_background(rng, size), rng)
+    """Synthetic picture (size, size, 3) of no letter: a background, an arm, or a hand that makes another sign."""
+    return render(draw_scene(BLANK, rng), size)
 
 
-def _shrink(samples: FloatMap) -> FloatMap:
+def _draw_body(scene: Scene, rng: np.random.Generator, hand: FloatMap, coverage: FloatMap) -> None:
+    """Draw hand or arm into ``hand`` (size, size, 3) and ``coverage`` (size, size)."""
+    size = len(hand)
+    body, framed = _posed(scene)
+    window, surface = _surface(body, framed, size)
+    colour = shade(surface, palette(scene.looks), scene.lighting, SUPERSAMPLING * size * framed.scale, rng)
+    coverage[window] = _shrunk(surface.mask.astype(np.float32))
+    hand[window] = np.stack([_shrunk(channel) for channel in colour], axis=-1)
+
+
+def _posed(scene: Scene) -> tuple[Body, Frame]:
+    """Flesh in mm, and the picture's place around it."""
+    bones = skeleton(scene)
+    if scene.shows == "arm":
+        return arm_alone(bones, scene.person, sleeve=scene.looks.sleeve), frame(bones.joints[[WRIST]], scene.view)
+    return flesh_out(bones, scene.person, sleeve=scene.looks.sleeve), frame(bones.joints, scene.view)
+
+
+def _surface(body: Body, framed: Frame, size: int) -> tuple[tuple[slice, slice], Surface]:
+    """Window of the picture that the body is in, and its surface there, ``SUPERSAMPLING`` times as fine."""
+    seen = framed.project(body, SUPERSAMPLING * size)
+    low = (seen.ends[..., :2] - seen.radii[..., None]).min((0, 1)) / SUPERSAMPLING - _WINDOW_MARGIN
+    high = (seen.ends[..., :2] + seen.radii[..., None]).max((0, 1)) / SUPERSAMPLING + _WINDOW_MARGIN
+    left, top = np.floor(low).clip(0, size - 1).astype(int).tolist()
+    right, bottom = np.ceil(high).clip(1, size).astype(int).tolist()
+    seen.ends[..., :2] -= SUPERSAMPLING * np.array((left, top))
+    shape = (SUPERSAMPLING * (bottom - top), SUPERSAMPLING * (right - left))
+    surface = rasterise(seen, shape, _BLEND * SUPERSAMPLING * size * framed.scale)
+    return (slice(top, bottom), slice(left, right)), surface
+
+
+def _shrunk(samples: FloatMap) -> FloatMap:
     """Mean of each block of samples."""
     return np.asarray(Image.fromarray(samples).reduce(SUPERSAMPLING))
-
-
-def _photograph(linear: FloatMap, rng: np.random.Generator) -> ByteImage:
-    """Camera: a little blur, gamma, sensor noise."""
-    size = linear.shape[0]
-    tones = np.sqrt(np.clip(linear, 0, 1)) * 255  # gamma 2, close to sRGB's
-    picture = Image.fromarray(tones.astype(np.uint8))
-    blurred = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.004) * size))
-    grain = rng.uniform(1, 5) * rng.standard_normal((size, size, 1), np.float32)
-    colour_grain = 1.5 * rng.standard_normal((size, size, 3), np.float32)
-    noisy: FloatMap = np.asarray(blurred) + grain + colour_grain
-    return np.clip(noisy, 0, 255).astype(np.uint8)
