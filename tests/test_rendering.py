@@ -115,7 +115,8 @@ def test_same_handshape_in_another_orientation(first: str, second: str) -> None:
 
 def thumb_tip_among_fingers(letter: str) -> int:
     """How many fingers' middle joints stand on the thumb's side of the thumb's tip."""
-    skeleton = canonical(letter)
+    pose = POSES[letter]
+    skeleton = forward_kinematics(pose.thumb, pose.fingers, mean_proportions())
     middle_joints = skeleton.joints[[INDEX_MCP + 1, MIDDLE_MCP + 1, RING_MCP + 1, LITTLE_MCP + 1], 0]
     return int((middle_joints > skeleton.joints[THUMB_CMC + 3, 0]).sum())
 

@@ -69,21 +69,21 @@ POSES: dict[str, Pose] = {
     ),
     "S": Pose(Thumb(8, 44, 98, 34, 65), Finger(90, 108, 64), Finger(86, 103, 62), Finger(83, 98, 61), FIST_LITTLE),
     "T": Pose(
-        Thumb(6, 38, 170, 8, 12),
-        Finger(68, 76, 38, 4),
-        Finger(90, 96, 64, 2),
-        Finger(78, 99, 58, -2),
-        Finger(76, 95, 54, 3),
-        pitch=-10,
-        yaw=7,
+        Thumb(14, 24, 130, 32, 6),
+        Finger(72, 86, 40, 9),
+        Finger(88, 96, 62, -4),
+        Finger(82, 95, 60, -2),
+        Finger(77, 96, 56, 3),
+        pitch=-6,
+        yaw=4,
     ),
     "N": Pose(
-        Thumb(-7, 63, 162, 33, 2),
-        Finger(96, 77, 14, -2),
-        Finger(80, 60, 15, -6),
-        Finger(86, 99, 52, -8),
-        Finger(88, 96, 50, -5),
-        pitch=15,
+        Thumb(10, 40, 125, 52, 0),
+        Finger(92, 71, 14, 1),
+        Finger(83, 62, 14, -4),
+        Finger(84, 105, 57, -8),
+        Finger(86, 100, 56, -4),
+        pitch=14,
         yaw=12,
     ),
     "M": Pose(
@@ -164,12 +164,13 @@ POSES: dict[str, Pose] = {
     "U": Pose(Thumb(-7, 66, 147, 58, 15), Finger(7, 8, 5, -1), Finger(4, 7, 5, 2), Finger(76, 94, 62, 1), FIST_LITTLE),
     "V": Pose(Thumb(-6, 68, 147, 67, 18), Finger(6, 6, 4, 17), Finger(5, 8, 5, -9), Finger(75, 95, 62, 2), FIST_LITTLE),
     "R": Pose(
-        Thumb(-7, 63, 148, 58, 6),
-        Finger(22, 10, 5, -18),
-        Finger(3, 8, 7, 12),
-        Finger(80, 86, 63, -2),
-        Finger(78, 102, 60, 4),
+        Thumb(-7, 60, 147, 58, 6),
+        Finger(24, 6, 4, -18),
+        Finger(8, 8, 7, 12),
+        Finger(80, 86, 59, -2),
+        Finger(74, 97, 61, 6),
         pitch=-8,
+        yaw=8,
     ),
     "W": Pose(
         Thumb(-11, 67, 145, 60, 34),
@@ -213,6 +214,17 @@ GESTURES: dict[str, Pose] = {
     "love": Pose(Thumb(60, 8, 90, 0, -5), Finger(4, 6, 4, 4), FIST, FIST, Finger(4, 6, 4, -12)),
     "horns": Pose(Thumb(12, 46, 105, 25, 59), Finger(4, 6, 4, 4), FIST, FIST, Finger(4, 6, 4, -8)),
 }
+
+
+_PALM_DOWN = 0.4  # of people let the hand hang for M and N, so that the fingers point down
+
+
+def draw_sign(letter: str, phase: float, rng: np.random.Generator) -> Pose:
+    """Pose of a letter on its way (``moved``), in one of the ways that people turn the hand for it."""
+    pose = moved(letter, phase)
+    if letter in ("M", "N") and rng.random() < _PALM_DOWN:
+        return replace(pose, pitch=pose.pitch + 55, wrist=40)
+    return pose
 
 
 def moved(letter: str, phase: float) -> Pose:

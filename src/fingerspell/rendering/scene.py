@@ -23,7 +23,7 @@ from fingerspell.rendering.hand import (
     draw_proportions,
     forward_kinematics,
 )
-from fingerspell.rendering.poses import GESTURES, POSES, Pose, draw_pose, moved
+from fingerspell.rendering.poses import GESTURES, POSES, Pose, draw_pose, draw_sign
 from fingerspell.rendering.raster import FloatMap, Surface, rasterise
 from fingerspell.rendering.shading import (
     Lighting,
@@ -90,7 +90,7 @@ def draw_scene(label: str, rng: np.random.Generator, photos: Sequence[Path] = ()
     """Scene of a letter, or of none (``BLANK``); before one of ``photos`` if there are any."""
     shows = label if label != BLANK else _draw_no_letter(rng)
     phase = rng.uniform() if shows in MOVING else 0.5
-    sign = moved(shows, phase) if shows in POSES else GESTURES.get(shows, GESTURES["rest"])
+    sign = draw_sign(shows, phase, rng) if shows in POSES else GESTURES.get(shows, GESTURES["rest"])
     return Scene(
         shows,
         phase,
