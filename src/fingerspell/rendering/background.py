@@ -63,9 +63,11 @@ def _noise(rng: np.random.Generator, size: int) -> FloatMap:
 
 def _blurred_shapes(rng: np.random.Generator, size: int) -> FloatMap:
     """Draw a room out of focus."""
-    picture = _shapes(rng, size, number=int(rng.integers(4, 14)))
-    blurred = picture.filter(ImageFilter.GaussianBlur(size * rng.uniform(0.02, 0.06)))
-    return np.asarray(blurred, np.float32) / np.float32(255)
+    coarse = max(1, size // 4)  # a blur this wide leaves nothing finer
+    picture = _shapes(rng, coarse, number=int(rng.integers(4, 14)))
+    blurred = picture.filter(ImageFilter.GaussianBlur(coarse * rng.uniform(0.02, 0.06)))
+    grown = blurred.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(grown, np.float32) / np.float32(255)
 
 
 def _clutter(rng: np.random.Generator, size: int) -> FloatMap:

@@ -82,15 +82,21 @@ def photograph(
     Shape (size, size, 3), RGB.
     """
     size = len(behind)
-    layers = np.concatenate((hand, coverage[..., None]), axis=-1)
     if camera.motion:
+        layers = np.concatenate((hand, coverage[..., None]), axis=-1)
         layers = _smeared(layers, camera.motion * size, camera.motion_angle)
-    linear = layers[..., :3] + behind * (1 - layers[..., 3:])
-    tones = np.sqrt(np.clip(linear * _gain(linear, camera.exposure), 0, 1)) * 255  # gamma 2, close to sRGB's
-    blurred = Image.fromarray(tones.astype(np.uint8)).filter(ImageFilter.GaussianBlur(camera.focus * size))
-    noise = camera.grain * rng.standard_normal((size, size, 1), np.float32)
-    noise = noise + camera.colour_grain * rng.standard_normal((size, size, 3), np.float32)
-    picture: ByteImage = np.clip(np.asarray(blurred) + noise, 0, 255).astype(np.uint8)
+        hand, coverage = layers[..., :3], layers[..., 3]
+    linear = behind * (1 - coverage[..., None])
+    linear += hand
+    linear *= np.float32(_gain(linear, camera.exposure))
+    tones = np.sqrt(np.clip(linear, 0, 1, out=linear), out=linear)  # gamma 2, close to sRGB's
+    tones *= 255
+    photo = Image.fromarray(tones.astype(np.uint8)).filter(ImageFilter.GaussianBlur(camera.focus * size))
+    noisy = rng.standard_normal((size, size, 3), np.float32)
+    noisy *= np.float32(camera.colour_grain)
+    noisy += np.float32(camera.grain) * rng.standard_normal((size, size, 1), np.float32)
+    noisy += np.asarray(photo)
+    picture: ByteImage = np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)
     return _compressed(picture, camera.quality) if camera.quality else picture
 
 

@@ -252,7 +252,7 @@ def _png(picture: Image.Image, stamp: str) -> bytes:
     information = PngImagePlugin.PngInfo()
     information.add_text("Software", stamp)
     data = io.BytesIO()
-    picture.save(data, format="PNG", pnginfo=information)
+    picture.save(data, format="PNG", pnginfo=information, compress_level=1)  # noise packs no better, only longer
     return data.getvalue()
 
 
