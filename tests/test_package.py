@@ -21,7 +21,7 @@ PACKAGE = REPOSITORY / "src" / "fingerspell"
 # The way of the data; a module imports only what stands before it.
 FLOW = [
     *("errors", "alphabet", "files", "progress", "streams", "images", "cache", "hands"),
-    *("rendering", "archive", "dataset", "neighbours", "looks", "recipes", "splits", "groups", "inspection"),
+    *("rendering", "archive", "truth", "dataset", "neighbours", "looks", "recipes", "splits", "groups", "inspection"),
     *("reader", "backbones", "heads", "graphs", "engines", "testing", "features", "augmentation", "finetuning"),
     *("scenes", "teaching", "training", "precision"),
     *("model", "exporting", "metrics", "calibration", "remarks", "evaluation", "figures", "reporting", "explanation"),

@@ -26,6 +26,7 @@ from fingerspell.progress import silent
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
     from torch import nn
 
     from fingerspell.archive import Archive
@@ -378,25 +379,39 @@ def _tuned_backbone(
 
 def _teach(archive: Archive, split: Split, spare: splits.Pictures, recipe: Recipe, on_progress: Progress) -> Backbone:
     """Reader taught with the training pictures and spare ones of no letter."""
-    from fingerspell.features import extract, open_store
-    from fingerspell.images import VIEWS
     from fingerspell.teaching import teach
 
-    teacher, pictures = _search(recipe), (*split.train, *spare)
-    with open_store(cache.features_folder(), teacher) as store:
-        extract(archive, pictures, teacher, store, views=VIEWS[:1], on_progress=on_progress)
-        rows = store.load(pictures, VIEWS[:1])[:, 0]
+    pictures = (*split.train, *spare)
     return teach(
         _backbone(recipe),
         archive,
         pictures,
-        rows,
+        _hands_of(archive, pictures, recipe, on_progress),
         _groups(archive, split.train, recipe),
         recipe.fine_tuning,
         cache.tuned_folder(),
         seed=recipe.seed,
         on_progress=on_progress,
     )
+
+
+def _hands_of(
+    archive: Archive, pictures: splits.Pictures, recipe: Recipe, on_progress: Progress
+) -> NDArray[np.float32]:
+    """Where the hand of each picture is, (N, ``hands.ROW``): the truth where it is known, else what MediaPipe says."""
+    from fingerspell.features import extract, open_store
+    from fingerspell.images import VIEWS
+    from fingerspell.truth import true_rows
+
+    rows = true_rows(archive, [picture.id for picture in pictures])
+    others = [picture for picture in pictures if picture.id not in rows]
+    if others:
+        teacher = _search(recipe)
+        with open_store(cache.features_folder(), teacher) as store:
+            extract(archive, others, teacher, store, views=VIEWS[:1], on_progress=on_progress)
+            found = store.load(others, VIEWS[:1])[:, 0]
+        rows |= {picture.id: row for picture, row in zip(others, found, strict=True)}
+    return np.stack([rows[picture.id] for picture in pictures])
 
 
 def _spare_others(archive: Archive, dataset: Dataset, others: splits.Pictures, recipe: Recipe) -> splits.Pictures:

@@ -146,7 +146,8 @@ def _lessons(
     known = rows[:, hands.FOUND] > 0
     trust = np.where(rows[:, hands.STEP] < _FIRST_DOUBTFUL_STEP, 1.0, _DOUBTFUL) * known
     letters = [LETTERS.index(p.label) if p.label in LETTERS else _NO_LETTER for p in pictures]
-    shown = [float(p.label not in _WITHOUT_HAND) for p in pictures]
+    surely = trust == 1
+    shown = [float(sure or p.label not in _WITHOUT_HAND) for p, sure in zip(pictures, surely, strict=True)]
     points = torch.from_numpy(_in_square(rows))
     facts = (rows[:, hands.RIGHT] > 0.5, trust * shown, shown)
     right, trusted, there = (torch.from_numpy(np.asarray(fact, np.float32)) for fact in facts)

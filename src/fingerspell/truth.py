@@ -1,0 +1,72 @@
+"""Where the hands are in pictures that were drawn: what a rendered set says of them, as a detector would say it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fingerspell import hands
+from fingerspell.errors import DatasetError
+from fingerspell.rendering.generate import TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fingerspell.archive import Archive
+    from fingerspell.hands import Row
+
+_POINTS = [f"{point}{axis}" for point in range(hands.POINTS) for axis in "xyz"]
+_SEEN, _SPACE = [f"seen{name}" for name in _POINTS], [f"mm{name}" for name in _POINTS]
+
+
+def true_rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
+    """Rows of ``hands.ROW`` values by picture, where the archive has the table of a rendered set; others are left out.
+
+    Parameters
+    ----------
+    archive
+        One, or several joined.
+    ids
+        Pictures.
+
+    Raises
+    ------
+    DatasetError
+        If a table cannot be read.
+    """
+    if not archive.parts:
+        return _rows(archive, ids)
+    rows: dict[str, Row] = {}
+    for stem, part in archive.parts.items():
+        own = [name.removeprefix(f"{stem}/") for name in ids if name.startswith(f"{stem}/")]
+        rows |= {f"{stem}/{name}": row for name, row in _rows(part, own).items()}
+    return rows
+
+
+def _rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
+    if all(member.name != TABLE for member in archive.members):
+        return {}
+    try:
+        table = csv.DictReader(io.StringIO(archive.read(TABLE).decode("utf-8")), strict=True)
+        known = {row["path"]: _row(row) for row in table}
+    except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{TABLE} in {archive.path.name}: not the table of a rendered set ({error!r}). Expected the columns that "
+            "`fingerspell render` writes; render the set again, or take the file out of the archive."
+        ) from error
+    return {name: known[name] for name in ids if name in known}
+
+
+def _row(facts: dict[str, str]) -> Row:
+    row = np.zeros(hands.ROW, np.float32)
+    row[hands.SHAPE] = 1
+    if facts["side"]:
+        row[hands.FOUND] = row[hands.SURE] = 1
+        row[hands.RIGHT] = facts["side"] == "right"
+        row[hands.PICTURE] = [float(facts[name]) for name in _SEEN]
+        metres = np.array([float(facts[name]) for name in _SPACE], np.float32).reshape(-1, 3) / 1000
+        row[hands.WORLD] = (metres - metres.mean(axis=0)).ravel()
+    return row

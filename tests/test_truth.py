@@ -1,0 +1,83 @@
+"""What a rendered set says of its own hands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from fingerspell import hands, runs
+from fingerspell.archive import open_archive, open_archives
+from fingerspell.dataset import scan
+from fingerspell.errors import DatasetError
+from fingerspell.recipes import load_recipe
+from fingerspell.rendering import render_dataset
+from fingerspell.teaching import _lessons
+from fingerspell.truth import true_rows
+from pictures import alphabet, write_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("truth") / "rendered"
+    render_dataset(folder, train_per_letter=4, test_per_letter=0, size=48)
+    return folder
+
+
+def test_rows_say_where_the_hands_are(rendered: Path) -> None:
+    with open_archive(rendered) as archive:
+        pictures = scan(archive).pictures
+        rows = true_rows(archive, [picture.id for picture in pictures])
+    assert rows.keys() == {picture.id for picture in pictures}
+    for picture in pictures:
+        row = rows[picture.id]
+        assert row.shape == (hands.ROW,)
+        assert row[hands.SHAPE] == 1
+        if picture.label != "Blank":
+            assert row[hands.FOUND] == 1
+        if row[hands.FOUND]:
+            points, world = (row[part].reshape(hands.POINTS, 3) for part in (hands.PICTURE, hands.WORLD))
+            assert ((points[:, :2] > 0) & (points[:, :2] < 1)).all()
+            assert 0.05 < np.ptp(world, axis=0).max() < 0.25  # metres
+            # The picture and space agree, but for the camera's nearness: both have y down, and z away from the viewer.
+            assert (np.sign(points[12] - points[0]) == np.sign(world[12] - world[0])).sum() >= 2
+    blanks = [rows[picture.id][hands.FOUND] for picture in pictures if picture.label == "Blank"]
+    assert {*blanks} == {0, 1}  # some show a hand that makes another sign
+
+
+def test_of_several_archives_only_rendered_ones_know(rendered: Path, tmp_path: Path) -> None:
+    other = write_folder(tmp_path / "photos", alphabet(1))
+    with open_archives([rendered, other]) as archive:
+        ids = [picture.id for picture in scan(archive).pictures]
+        rows = true_rows(archive, ids)
+    assert rows.keys() == {name for name in ids if name.startswith("rendered/")}
+
+
+def test_a_reader_of_rendered_hands_needs_no_teacher(rendered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_search", lambda _: pytest.fail("nothing has to be looked for"))
+    with open_archive(rendered) as archive:
+        pictures = scan(archive).pictures
+        rows = runs._hands_of(archive, tuple(pictures), load_recipe("reader"), lambda *_: None)
+        expected = true_rows(archive, [picture.id for picture in pictures])
+    np.testing.assert_array_equal(rows, [expected[picture.id] for picture in pictures])
+
+
+def test_a_sign_that_is_no_letter_is_still_a_hand(rendered: Path, tmp_path: Path) -> None:
+    with open_archive(rendered) as archive:
+        pictures = [picture for picture in scan(archive).pictures if picture.label == "Blank"]
+        rows = np.stack([*true_rows(archive, [picture.id for picture in pictures]).values()])
+        _, _, trust, letters, shown = _lessons(archive, pictures, rows, tmp_path, lambda *_: None).facts
+    assert (letters == 26).all()
+    np.testing.assert_array_equal(shown, rows[:, hands.FOUND])
+    np.testing.assert_array_equal(trust, rows[:, hands.FOUND])
+
+
+@pytest.mark.parametrize("table", [b"path,side\nTrain_Alphabet/A/x.png,right\n", b"\xff\xfe", b"something else\n1\n"])
+def test_a_table_of_something_else_is_refused(table: bytes, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", {**alphabet(1), "hands.csv": table})
+    with open_archive(folder) as archive, pytest.raises(DatasetError, match="not the table of a rendered set"):
+        true_rows(archive, ["A/1.png"])
