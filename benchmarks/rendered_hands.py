@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,20 +20,24 @@ import numpy as np
 from fingerspell import cache, hands, images, runs
 from fingerspell.alphabet import LETTERS, STATIC_LETTERS
 from fingerspell.archive import open_archive
+from fingerspell.compare import _answers
 from fingerspell.console import progress
 from fingerspell.dataset import scan
 from fingerspell.engines import HandsEngine
 from fingerspell.features import extract, open_store
 from fingerspell.images import VIEWS
 from fingerspell.model import load_model
-from fingerspell.rendering.generate import TABLE
+from fingerspell.rendering.generate import PARTS, TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
+    from fingerspell.archive import Archive
+    from fingerspell.dataset import Dataset, Picture
     from fingerspell.progress import Progress
 
 _POINTS = {"features.backbone": "hand-landmarks", "split.protocol": "bursts"}
+_A_LETTER = 200  # pictures of each letter that are looked at, at most: a film tells no more by all of its frames
 _WRIST, _MIDDLE = 0, 9  # the palm's length: from the wrist to where the middle finger begins
 
 
@@ -92,7 +97,7 @@ def read_by_real_eyes(
     model = trained([*archives], values, out / "real-points", on_progress)
     return [
         "classifier of real people's points, on rendered letters, where a hand was found:",
-        *scored(model, rendered, detector, out, on_progress, letters=True),
+        *scored(model, rendered / PARTS[1], detector, on_progress, letters=True),
     ]
 
 
@@ -110,7 +115,7 @@ def taught(
         model = trained([rendered], values, out / name, on_progress, recipe)
         lines.append(f"{name}:")
         for archive in archives:
-            lines += scored(model, archive, detector, out, on_progress)
+            lines += scored(model, archive, detector, on_progress)
     return lines
 
 
@@ -124,37 +129,42 @@ def trained(
 
 
 def scored(
-    run: Path, source: Path, detector: hands.Detector, out: Path, on_progress: Progress, *, letters: bool = False
+    run: Path, source: Path, detector: hands.Detector, on_progress: Progress, *, letters: bool = False
 ) -> list[str]:
     """Accuracy of a run's model on a data set: of all pictures, and of those in which a hand was found."""
-    folder = out / f"{run.name}-on-{source.stem}"
-    if not (folder / "metrics.json").exists():
+    with open_archive(source) as archive:
+        dataset = thinned(scan(archive, memory=cache.scans_folder(), on_progress=on_progress))
         model = load_model(run, hand_model=detector.file)
-        runs.evaluate(model, source, out=folder, overwrite=True, on_progress=on_progress)
-    answers = list(csv.DictReader((folder / "predictions.csv").read_text("utf-8").splitlines()))
-    found = found_in(source, detector, on_progress)
-    right = {answer["id"]: answer["label"] == answer["predicted"] for answer in answers}
-    label = {answer["id"]: answer["label"] for answer in answers}
-
-    def share(ids: Iterable[str]) -> float:
-        return float(np.mean([right[i] for i in ids] or [np.nan]))
-
-    static = [i for i in right if label[i] in STATIC_LETTERS]
-    seen = [i for i in right if i in found]
-    everywhere = f"all {share(right):.3f}, 24 static {share(static):.3f}"
-    where = f"{share(seen):.3f}, 24 static {share(i for i in static if i in found):.3f}"
-    lines = [f"  {source.stem:12} {everywhere}; where a hand was found ({len(seen) / len(right):.3f}) {where}"]
+        numbers = dict.fromkeys((picture.id for picture in dataset.pictures), 0)
+        answered = _answers({run / "model": model}, archive, dataset, numbers, on_progress)
+        found = np.isin(answered.ids, list(found_in(archive, dataset, detector, on_progress)))
+    right, static = answered.true == answered.predicted, np.isin(answered.true, STATIC_LETTERS)
+    everywhere = f"all {right.mean():.3f}, 24 static {right[static].mean():.3f}"
+    where = f"{right[found].mean():.3f}, 24 static {right[found & static].mean():.3f}"
+    name = source.parent.name if source.name in PARTS else source.stem
+    lines = [f"  {name:12} {everywhere}; where a hand was found ({found.mean():.3f}) {where}"]
     if letters:
-        of = {letter: share(i for i in seen if label[i] == letter) for letter in LETTERS}
+        of = {letter: right[found & (answered.true == letter)].mean() for letter in LETTERS}
         lines.append("  " + " ".join(f"{letter} {value:.2f}" for letter, value in of.items()))
     return lines
 
 
-def found_in(source: Path, detector: hands.Detector, on_progress: Progress) -> set[str]:
+def thinned(dataset: Dataset) -> Dataset:
+    """Data set with at most ``_A_LETTER`` pictures of each letter, evenly spread."""
+    own: dict[str, list[Picture]] = {letter: [] for letter in LETTERS}
+    for picture in dataset.letters():
+        own[picture.label].append(picture)
+    kept = []
+    for pictures in own.values():
+        places = np.linspace(0, len(pictures) - 1, min(len(pictures), _A_LETTER)).round().astype(int).tolist()
+        kept += [pictures[place] for place in places]
+    return replace(dataset, pictures=tuple(kept))
+
+
+def found_in(archive: Archive, dataset: Dataset, detector: hands.Detector, on_progress: Progress) -> set[str]:
     """Ids of the pictures in which some try of the ladder finds a hand."""
-    engine = HandsEngine(detector)
-    with open_archive(source) as archive, open_store(cache.features_folder(), engine) as store:
-        pictures = scan(archive, memory=cache.scans_folder(), on_progress=on_progress).letters()
+    engine, pictures = HandsEngine(detector), dataset.pictures
+    with open_store(cache.features_folder(), engine) as store:
         extract(archive, pictures, engine, store, views=VIEWS[:1], on_progress=on_progress)
         rows = store.load(pictures, VIEWS[:1])[:, 0]
     return {picture.id for picture, row in zip(pictures, rows, strict=True) if row[hands.FOUND]}
