@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fingerspell.progress import Progress
 
 _POINTS = {"features.backbone": "hand-landmarks", "split.protocol": "bursts"}
+_LONGER = {"fine_tuning.epochs": 4}  # of few pictures
 _A_LETTER = 200  # pictures of each letter that are looked at, at most: a film tells no more by all of its frames
 _WRIST, _MIDDLE = 0, 9  # the palm's length: from the wrist to where the middle finger begins
 
@@ -109,8 +110,8 @@ def taught(
     file = {"features.hand_model": str(detector.file)}
     for name, recipe, values in (
         ("rendered-points", None, _POINTS | file),
-        ("rendered-reader", "reader", file),
-        ("rendered-fusion", "reader", file | {"head.kind": "fusion"}),
+        ("rendered-reader", "reader", file | _LONGER),
+        ("rendered-fusion", "reader", file | _LONGER | {"head.kind": "fusion"}),
     ):
         model = trained([rendered], values, out / name, on_progress, recipe)
         lines.append(f"{name}:")
