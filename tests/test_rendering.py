@@ -282,6 +282,20 @@ def test_moving_letters_are_frames_of_a_way_and_others_are_held() -> None:
     assert {draw_scene("A", np.random.default_rng(seed)).phase for seed in range(9)} == {0.5}
 
 
+@pytest.mark.parametrize("label", [*LETTERS, BLANK])
+def test_arms_leave_the_picture(label: str) -> None:
+    for seed in range(25):
+        scene = draw_scene(label, np.random.default_rng(seed))
+        if scene.shows == "nothing":
+            continue
+        body, framed = _posed(scene)
+        arm = framed.project(body, 100)
+        arm_ends = arm.ends[:3, :, :2] if scene.shows == "arm" else arm.ends[:3, 1:, :2]
+        radii = arm.radii[:3] if scene.shows == "arm" else arm.radii[:3, 1:]
+        beyond = np.maximum(-arm_ends, arm_ends - 100).max(-1)
+        assert (beyond > -radii).all(), f"seed {seed}: an end of the arm is seen whole"
+
+
 def test_blank_shows_no_letter() -> None:
     scenes = [draw_scene(BLANK, np.random.default_rng(seed)) for seed in range(200)]
     assert {scene.shows for scene in scenes} == {"nothing", "arm", *GESTURES}
@@ -396,7 +410,7 @@ def test_foreign_folder_is_refused(tmp_path: Path, foreign: str, message: str) -
 @pytest.mark.parametrize(("size", "seed"), [(24, 0), (16, 3)])
 def test_another_seed_or_size_is_not_mixed_in(tmp_path: Path, size: int, seed: int) -> None:
     render_dataset(tmp_path, train_per_letter=1, test_per_letter=0, size=16, seed=0)
-    with pytest.raises(RunError, match="16x16, fingerspell renderer 2, seed 0; expected"):
+    with pytest.raises(RunError, match="16x16, fingerspell renderer 3, seed 0; expected"):
         render_dataset(tmp_path, train_per_letter=1, test_per_letter=0, size=size, seed=seed)
 
 
@@ -436,6 +450,46 @@ def test_a_zip_holds_what_the_folder_does(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"set", "set.png", "set.zip", "set.zip.png"}
     with pytest.raises(RunError, match="is there already"):
         render_dataset(tmp_path / "set.zip", train_per_letter=1, test_per_letter=1, size=16)
+
+
+def test_a_killed_larger_call_leaves_no_picture_without_its_truth(tmp_path: Path) -> None:
+    render_dataset(tmp_path / "set", train_per_letter=2, test_per_letter=0, size=16)
+    lost = min((tmp_path / "set").rglob("*.png"))
+    lost.unlink()  # as a kill before the last picture would
+    render_dataset(tmp_path / "set", train_per_letter=1, test_per_letter=0, size=16)
+    rows = rows_of((tmp_path / "set" / TABLE).read_text())
+    assert set(rows) == set(files(tmp_path / "set"))
+    (tmp_path / "set").rename(tmp_path / ".set.zip.drawing")
+    render_dataset(tmp_path / "set.zip", train_per_letter=1, test_per_letter=0, size=16)
+    with zipfile.ZipFile(tmp_path / "set.zip") as archive:  # what was asked for, and no more
+        assert len(archive.namelist()) == 28
+        assert len(rows_of(archive.read(TABLE).decode())) == 27
+
+
+def test_a_table_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / TABLE).write_text("name,score\nanna,3\n")
+    with pytest.raises(RunError, match="is not the table of a set that this version drew"):
+        render_dataset(tmp_path / "set", train_per_letter=1, test_per_letter=0, size=16)
+    assert (tmp_path / "set" / TABLE).read_text() == "name,score\nanna,3\n"
+
+
+@pytest.mark.parametrize(("train", "size"), [(0, 16), (-1, 16), (1, 0)])
+def test_numbers_out_of_range(train: int, size: int, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="expected at least one picture of a label"):
+        render_dataset(tmp_path / "set", train_per_letter=train, test_per_letter=0, size=size)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_killed_zip_of_another_seed_is_named(tmp_path: Path) -> None:
+    render_dataset(tmp_path / ".set.zip.drawing", train_per_letter=1, test_per_letter=0, size=16, seed=5)
+    with pytest.raises(RunError, match="what a killed call left"):
+        render_dataset(tmp_path / "set.zip", train_per_letter=1, test_per_letter=0, size=16)
+
+
+def test_backgrounds_may_not_hold_the_data_set(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="lies among the backgrounds"):
+        render_dataset(tmp_path / "set", train_per_letter=1, test_per_letter=0, size=16, backgrounds=tmp_path)
 
 
 def test_a_killed_zip_goes_on(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from fingerspell.recipes import load_recipe
 from fingerspell.rendering import render_dataset
 from fingerspell.teaching import _lessons
 from fingerspell.truth import true_rows
-from pictures import alphabet, write_folder
+from pictures import alphabet, write_folder, write_zip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +47,13 @@ def test_rows_say_where_the_hands_are(rendered: Path) -> None:
             assert (np.sign(points[12] - points[0]) == np.sign(world[12] - world[0])).sum() >= 2
     blanks = [rows[picture.id][hands.FOUND] for picture in pictures if picture.label == "Blank"]
     assert {*blanks} == {0, 1}  # some show a hand that makes another sign
+
+
+def test_a_set_packed_with_its_folder_is_known(rendered: Path, tmp_path: Path) -> None:
+    files = {f"inner/{p.relative_to(rendered)}": p.read_bytes() for p in rendered.rglob("*") if p.is_file()}
+    with open_archive(write_zip(tmp_path / "set.zip", files)) as archive:
+        pictures = scan(archive).pictures
+        assert true_rows(archive, [picture.id for picture in pictures]).keys() == {p.id for p in pictures}
 
 
 def test_of_several_archives_only_rendered_ones_know(rendered: Path, tmp_path: Path) -> None:

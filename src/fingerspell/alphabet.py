@@ -4,7 +4,7 @@ from __future__ import annotations
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
-# J and Z are drawn in the air: a still picture shows only their start pose.
+# J and Z are drawn in the air: a still picture shows one moment of it, mostly the start.
 MOVING_LETTERS = ("J", "Z")
 STATIC_LETTERS = tuple(letter for letter in LETTERS if letter not in MOVING_LETTERS)
 

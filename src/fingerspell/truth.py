@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,15 +48,17 @@ def true_rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
 
 
 def _rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
-    if all(member.name != TABLE for member in archive.members):
+    tables = [member.name for member in archive.members if PurePosixPath(member.name).name == TABLE]
+    if len(tables) != 1:
         return {}
+    folder = tables[0].removesuffix(TABLE)  # a set may be packed with its folder
     try:
-        table = csv.DictReader(io.StringIO(archive.read(TABLE).decode("utf-8")), strict=True)
-        known = {row["path"]: _row(row) for row in table}
+        table = csv.DictReader(io.StringIO(archive.read(tables[0]).decode("utf-8")), strict=True)
+        known = {folder + row["path"]: _row(row) for row in table}
     except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
         raise DatasetError(
-            f"{TABLE} in {archive.path.name}: not the table of a rendered set ({error!r}). Expected the columns that "
-            "`fingerspell render` writes; render the set again, or take the file out of the archive."
+            f"{tables[0]} in {archive.path.name}: not the table of a rendered set ({error!r}). Expected the columns "
+            "that `fingerspell render` writes; render the set again, or take the file out of the archive."
         ) from error
     return {name: known[name] for name in ids if name in known}
 
@@ -63,6 +66,8 @@ def _rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
 def _row(facts: dict[str, str]) -> Row:
     row = np.zeros(hands.ROW, np.float32)
     row[hands.SHAPE] = 1
+    if facts["side"] not in ("left", "right", ""):
+        raise ValueError(f"side {facts['side']!r}")
     if facts["side"]:
         row[hands.FOUND] = row[hands.SURE] = 1
         row[hands.RIGHT] = facts["side"] == "right"

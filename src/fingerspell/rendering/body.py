@@ -15,14 +15,15 @@ from fingerspell.rendering.hand import (
     FloatArray,
     Proportions,
     Skeleton,
+    mean_proportions,
 )
 
 # Parts that a viewer tells apart; within one, cones blend into each other without a crease. Arm, palm and the ball of
 # the thumb are one.
 PALM, SLEEVE, FIRST_DIGIT = 0, 1, 2
-# mm: an arm leaves the picture before its elbow, and does not reach for the camera.
-_FOREARM, _FOREARM_TO_VIEWER = 420.0, 180.0
-CUFF = 45.0  # mm from the wrist to where a sleeve begins
+# mm: an arm leaves the picture, however it is turned, so it neither reaches for the camera nor far away from it.
+_ACROSS, _AWAY, _TO_VIEWER = 800.0, -200.0, 150.0
+_CUFF = 45.0  # mm from the wrist to where a sleeve begins
 _ROOT = 0.3  # of a finger's first bone, from the knuckle, that the palm's skin covers too
 
 
@@ -103,9 +104,14 @@ def flesh_out(skeleton: Skeleton, proportions: Proportions, *, sleeve: bool = Fa
 def arm_alone(skeleton: Skeleton, proportions: Proportions, *, sleeve: bool = False) -> Body:
     """Forearm that leaves the picture at both ends, of an arm whose hand is outside."""
     builder = _Builder()
-    beyond = -_FOREARM * skeleton.forearm * (1, 1, 0)
-    _add_forearm(builder, skeleton, proportions, sleeve=sleeve, start=beyond)
+    _add_forearm(builder, skeleton, proportions, sleeve=sleeve, start=-_elbow(skeleton.forearm) * (1, 1, 0))
     return builder.build()
+
+
+def _elbow(direction: FloatArray) -> FloatArray:
+    """Where an arm in this direction (3,) ends, in mm from the wrist: out of the picture."""
+    end = direction * _ACROSS / max(float(np.hypot(direction[0], direction[1])), 1e-3)
+    return np.array((end[0], end[1], min(max(end[2], _AWAY), _TO_VIEWER)))
 
 
 def _add_forearm(
@@ -117,28 +123,27 @@ def _add_forearm(
     start: FloatArray | None = None,
 ) -> None:
     """From the wrist, or from ``start``: about 58 mm broad and 36 mm thick, wider towards the elbow."""
-    thick = proportions.radii[2, 0] / 11.2  # against the mean hand
+    thick = _thickness(proportions)
     wrist = skeleton.joints[WRIST] if start is None else start
-    length = min(_FOREARM, _FOREARM_TO_VIEWER / max(skeleton.forearm[2], 1e-6))
-    elbow = length * skeleton.forearm
+    elbow = _elbow(skeleton.forearm)
     across = _unit(skeleton.joints[INDEX_MCP] - skeleton.joints[LITTLE_MCP])
     for side in (-1, 0, 1):
         ends = (wrist + side * 11 * across, elbow + side * 17 * across)
         builder.add(ends, (17 * thick, 34 * thick), skeleton.dorsal[WRIST], PALM)
         if sleeve:
-            cuff = _between(*ends, CUFF / length)
+            cuff = _between(*ends, _CUFF / float(np.linalg.norm(ends[1] - ends[0])))
             builder.add((cuff, ends[1]), (23 * thick, 41 * thick), skeleton.dorsal[WRIST], SLEEVE)
 
 
 def _add_palm(builder: _Builder, skeleton: Skeleton, proportions: Proportions) -> None:
     """Metacarpals, the two pads at the palm's sides, and the web between thumb and index finger."""
     joints, dorsal = skeleton.joints, skeleton.dorsal[WRIST]
-    thick = proportions.radii[2, 0] / 11.2
+    thick = _thickness(proportions)
     wrist = joints[WRIST]
     across = _unit(joints[INDEX_MCP] - joints[LITTLE_MCP])
     for digit in range(1, len(DIGITS)):
         knuckle = joints[THUMB_CMC + 4 * digit]
-        foot = wrist + (13.0 - 6.5 * digit + 3) * across
+        foot = wrist + (16 - 6.5 * digit) * across
         builder.add((foot, knuckle), (15 * thick, proportions.radii[digit, 0]), dorsal, PALM)
 
     inward = -dorsal
@@ -151,6 +156,11 @@ def _add_palm(builder: _Builder, skeleton: Skeleton, proportions: Proportions) -
     builder.add(web, (9 * thick, 9 * thick), dorsal, PALM)
     heel = (_between(wrist, little, 0.25) + 5 * inward, _between(wrist, little, 0.75) + 3 * inward)
     builder.add(heel, (14 * thick, 11.5 * thick), dorsal, PALM)
+
+
+def _thickness(proportions: Proportions) -> float:
+    """Of a person's hand, against the mean one's."""
+    return float(proportions.radii[2, 0] / mean_proportions().radii[2, 0])
 
 
 def _between(start: FloatArray, end: FloatArray, share: float) -> FloatArray:

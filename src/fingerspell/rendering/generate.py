@@ -13,7 +13,9 @@ import multiprocessing
 import shutil
 import uuid
 import zipfile
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,10 +41,9 @@ TABLE = "hands.csv"
 LABELS = (*LETTERS, BLANK)  # a label's place seeds its pictures: append only
 
 # Written into every PNG; raise the version whenever a picture would come out different.
-_RENDERER, _VERSION = "fingerspell renderer", 2
+_RENDERER, _VERSION = "fingerspell renderer", 3
 # Below this many pictures a second process starts slower than it helps: about 1 s of work.
 _WORTH_A_POOL = 50
-_PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _SHEET_COLUMNS, _SHEET_SIDE, _CAPTION = 9, 160, 22  # pictures a row; pixels
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same pictures make the same archive
 
@@ -54,13 +55,8 @@ class _Set:
     out: Path
     size: int
     seed: int
-    photos: tuple[Path, ...] = ()
-
-    @property
-    def stamp(self) -> str:
-        """Text in every picture: the same stamp and place give the same bytes."""
-        before = f", backgrounds {_digest(self.photos)}" if self.photos else ""
-        return f"{_RENDERER} {_VERSION}, seed {self.seed}{before}"
+    photos: tuple[Path, ...]
+    stamp: str  # text in every picture: the same stamp and place give the same bytes
 
 
 @dataclass(frozen=True)
@@ -123,35 +119,42 @@ def render_dataset(  # noqa: PLR0913 - what a data set is
     Raises
     ------
     RunError
-        If ``out`` holds anything but such a data set of the same seed and size, is a zip that is there already, or
-        ``backgrounds`` has no picture, or one that cannot be read.
+        If ``out`` holds anything but such a data set of the same seed and size, or is a zip that is there already; if
+        ``backgrounds`` has no picture, or one that cannot be read; if a number is out of range; or if a process died.
     """
-    photos = _photos(backgrounds)
+    if min(train_per_letter, test_per_letter, seed) < 0 or not (train_per_letter or test_per_letter) or size < 1:
+        raise RunError(
+            f"found train {train_per_letter}, test {test_per_letter}, size {size} and seed {seed}; "
+            "expected at least one picture of a label, of at least one pixel, and a seed from 0 on."
+        )
+    out = out.resolve()
+    photos = _photos(backgrounds, out)
     zipped = out.suffix.lower() == ".zip"
     if zipped and out.exists():
         raise RunError(f"{out} is there already. Give another name, or delete it; a zip is written once, and whole.")
     folder, sheet = out.with_name(f".{out.name}.drawing") if zipped else out, out.with_name(f"{out.name}.png")
-    wanted = _Set(folder, size, seed, photos)
-    _check(wanted, sheet)
+    before = f", backgrounds {_digest(photos)}" if photos else ""
+    wanted = _Set(folder, size, seed, photos, f"{_RENDERER} {_VERSION}, seed {seed}{before}")
+    _check(wanted, sheet, "a killed call left" if zipped else "")
     items = [
         _Item(part, label, number)
         for part, count in enumerate((train_per_letter, test_per_letter))
         for label in range(len(LABELS) if blank else len(LETTERS))
         for number in range(count)
     ]
+    _write_table(items, wanted, others=not zipped)  # before the pictures: a killed call leaves none without its truth
     count = _draw(items, wanted, on_progress)
-    _write_table(items, wanted)
     _write_sheet(items, wanted, sheet)
     if zipped:
-        _pack(folder, out)
+        _pack([TABLE, *(item.path(seed).as_posix() for item in items)], folder, out)
     return count
 
 
-def _pack(folder: Path, out: Path) -> None:
-    """Move a folder into a zip."""
+def _pack(names: list[str], folder: Path, out: Path) -> None:
+    """Move files of a folder into a zip."""
     with write_file(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-            archive.writestr(zipfile.ZipInfo(path.relative_to(folder).as_posix(), _ZIP_DATE), path.read_bytes())
+        for name in sorted(names):
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), (folder / name).read_bytes())
     shutil.rmtree(folder)
 
 
@@ -166,19 +169,22 @@ def _draw(items: list[_Item], wanted: _Set, on_progress: Callable[[int, int], No
     return len(missing)
 
 
-def _write_table(items: list[_Item], wanted: _Set) -> None:
-    """Write the truth about these pictures, with the rows that a larger call left."""
+def _write_table(items: list[_Item], wanted: _Set, *, others: bool) -> None:
+    """Write the truth about these pictures, and about ``others`` that are there."""
     table = wanted.out / TABLE
     rows = dict[str, list[object]]()
-    if table.exists():
-        rows = {row[0]: [*row[1:]] for row in csv.reader(io.StringIO(table.read_text("utf-8"))) if row}
-    columns = list[str]()
+    if others and table.exists():
+        known = csv.reader(io.StringIO(table.read_text("utf-8")))
+        rows = {row[0]: [*row[1:]] for row in known if (wanted.out / row[0]).is_file()}
     for item in items:
         facts = _facts(LABELS[item.label], item.scene(wanted.seed, wanted.photos))
-        columns = ["path", *facts]
         rows[item.path(wanted.seed).as_posix()] = list(facts.values())
-    rows.pop("path", None)
-    write_text(table, csv_text(columns, ([path, *rows[path]] for path in sorted(rows))))
+    write_text(table, csv_text(_columns(), ([path, *rows[path]] for path in sorted(rows))))
+
+
+def _columns() -> list[str]:
+    """Header of the table."""
+    return ["path", *_facts("A", draw_scene("A", np.random.default_rng(0)))]
 
 
 def _facts(label: str, scene: Scene) -> dict[str, object]:
@@ -239,6 +245,11 @@ def _write_all(items: list[_Item], write: Callable[[_Item], None]) -> Iterator[N
     pool = ProcessPoolExecutor(min(processors(), len(items) // 8), mp_context=context)
     try:
         yield from pool.map(write, items, chunksize=8)
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a process that drew pictures ended at once. In a script, call this under `if __name__ == '__main__':`, "
+            "for the processes read the script; otherwise memory may have run out. What is drawn stays."
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -256,18 +267,26 @@ def _png(picture: Image.Image, stamp: str) -> bytes:
     return data.getvalue()
 
 
-def _photos(folder: Path | None) -> tuple[Path, ...]:
+def _photos(folder: Path | None, out: Path) -> tuple[Path, ...]:
     """Pictures of a user's folder, each of which can be read and has a name of its own."""
     if folder is None:
         return ()
     if not folder.is_dir():
         raise RunError(f"{folder}: there is no such folder of backgrounds. Check --backgrounds.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTOS and path.is_file())
+    if folder.resolve() in (out, *out.parents):
+        raise RunError(f"{out} lies among the backgrounds, and would become one. Give the data set another place.")
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in images.SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
     if not paths:
-        raise RunError(f"{folder} has no picture ({', '.join(_PHOTOS)}). Give a folder with some to --backgrounds.")
-    names = [path.name for path in paths]
+        raise RunError(
+            f"{folder} has no picture ({', '.join(sorted(images.SUFFIXES))}). Give another to --backgrounds."
+        )
+    names = Counter(path.name for path in paths)
     for path in paths:
-        if names.count(path.name) > 1:
+        if names[path.name] > 1:
             raise RunError(f"{folder} has two pictures named {path.name}; the table tells them by name. Rename one.")
         try:
             images.decode(path.read_bytes())
@@ -283,28 +302,40 @@ def _digest(photos: tuple[Path, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check(wanted: _Set, sheet: Path) -> None:
-    """Refuse a folder that holds anything but this data set, or a part of it, and a file where the sheet would be."""
+def _check(wanted: _Set, sheet: Path, left: str) -> None:
+    """Refuse a folder that holds anything but this data set, or a part of it, and a file where the sheet would be.
+
+    ``left`` says whose the folder is, if nobody named it.
+    """
     out = wanted.out
     remedy = "Give a new or empty folder, or the seed, size and backgrounds that the folder was drawn with."
+    if left:
+        remedy = f"It is what {left} in {out}: repeat that call, or delete the folder."
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file; expected a folder to draw the data set into, or a new zip. {remedy}")
     if sheet.exists() and _RENDERER not in _origin(sheet):
         raise RunError(
             f"{sheet} is in the way of the contact sheet. Give the data set another name, or move that file."
         )
-    expected = f"{wanted.size}x{wanted.size}, {wanted.stamp}"
+    header = ",".join(_columns()).encode() + b"\n"
     for path in _entries(out):
         if path.name == TABLE and path.is_file():
-            continue
-        if path.name not in PARTS or not path.is_dir():
+            if not path.read_bytes().startswith(header):
+                raise RunError(f"{path} is not the table of a set that this version drew. {remedy}")
+        elif path.name in PARTS and path.is_dir():
+            _check_pictures(path, f"{wanted.size}x{wanted.size}, {wanted.stamp}", remedy)
+        else:
             raise RunError(f"{out} holds {path.name!r}; expected only the folders {' and '.join(PARTS)}. {remedy}")
-        for folder in _entries(path):
-            if folder.name not in LABELS or not folder.is_dir():
-                raise RunError(f"{path} holds {folder.name!r}; expected only folders A to Z and {BLANK}. {remedy}")
-            for picture in _entries(folder):
-                if (found := _origin(picture)) != expected:
-                    raise RunError(f"{picture} is {found}; expected {expected}. {remedy}")
+
+
+def _check_pictures(part: Path, expected: str, remedy: str) -> None:
+    """Refuse a part of a data set that holds anything but its pictures."""
+    for folder in _entries(part):
+        if folder.name not in LABELS or not folder.is_dir():
+            raise RunError(f"{part} holds {folder.name!r}; expected only folders A to Z and {BLANK}. {remedy}")
+        for picture in _entries(folder):
+            if (found := _origin(picture)) != expected:
+                raise RunError(f"{picture} is {found}; expected {expected}. {remedy}")
 
 
 def _entries(folder: Path) -> list[Path]:

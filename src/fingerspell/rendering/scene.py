@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from fingerspell.alphabet import MOVING_LETTERS as MOVING
+from fingerspell.alphabet import MOVING_LETTERS
 from fingerspell.rendering.background import KINDS, draw_background, photo_background
 from fingerspell.rendering.body import Body, arm_alone, flesh_out
 from fingerspell.rendering.camera import ByteImage, Camera, draw_camera, photograph
@@ -26,6 +26,7 @@ from fingerspell.rendering.hand import (
 from fingerspell.rendering.poses import GESTURES, POSES, Pose, draw_pose, draw_sign
 from fingerspell.rendering.raster import FloatMap, Surface, rasterise
 from fingerspell.rendering.shading import (
+    MOST_LAMPS,
     Lighting,
     Looks,
     draw_lighting,
@@ -89,7 +90,7 @@ class Scene:
 def draw_scene(label: str, rng: np.random.Generator, photos: Sequence[Path] = ()) -> Scene:
     """Scene of a letter, or of none (``BLANK``); before one of ``photos`` if there are any."""
     shows = label if label != BLANK else _draw_no_letter(rng)
-    phase = rng.uniform() if shows in MOVING else 0.5
+    phase = rng.uniform() if shows in MOVING_LETTERS else 0.5
     sign = draw_sign(shows, phase, rng) if shows in POSES else GESTURES.get(shows, GESTURES["rest"])
     return Scene(
         shows,
@@ -99,7 +100,7 @@ def draw_scene(label: str, rng: np.random.Generator, photos: Sequence[Path] = ()
         view=draw_view(rng),
         looks=draw_looks(rng),
         lighting=draw_lighting(rng),
-        camera=draw_camera(rng, moving=shows in MOVING),
+        camera=draw_camera(rng, moving=shows in MOVING_LETTERS),
         background=photos[int(rng.integers(len(photos)))].name if photos else KINDS[int(rng.integers(len(KINDS)))],
         seed=int(rng.integers(2**31)),
     )
@@ -173,13 +174,16 @@ def truth(scene: Scene) -> Truth | None:
 
 
 def parameters(scene: Scene) -> dict[str, object]:
-    """Everything that was drawn, by name, in the same order for every scene; empty where it does not apply."""
+    """Everything that was drawn, by name, in the same order for every scene; empty are only absent lamps and phases.
+
+    Of what is not seen, as the hand of a mere background, it is told all the same.
+    """
     lamps = [asdict(lamp) for lamp in scene.lighting.lamps]
-    lamps += [dict.fromkeys(lamps[0], "")] * (_MOST_LAMPS - len(lamps))
+    lamps += [dict.fromkeys(lamps[0], "")] * (MOST_LAMPS - len(lamps))
     pose, person = scene.pose, scene.person
     return {
         "shows": scene.shows,
-        "phase": scene.phase if scene.shows in MOVING else "",
+        "phase": scene.phase if scene.shows in MOVING_LETTERS else "",
         "left_hand": scene.view.left,
         **{name: value for name, value in asdict(scene.view).items() if name != "left"},
         **{f"thumb_{name}": angle for name, angle in zip(Thumb._fields, pose.thumb, strict=True)},
@@ -205,9 +209,6 @@ def parameters(scene: Scene) -> dict[str, object]:
         "background": scene.background,
         "pixel_seed": scene.seed,
     }
-
-
-_MOST_LAMPS = 3
 
 
 def render_letter(letter: str, rng: np.random.Generator, size: int) -> ByteImage:

@@ -31,6 +31,7 @@ MONK_SKIN_TONES = (
     "292420",
 )
 SLEEVED = 0.4
+MOST_LAMPS = 3
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Palette:
 def draw_lighting(rng: np.random.Generator) -> Lighting:
     """One lamp anywhere before the hand, more often from above; perhaps one or two fainter ones; the room's light."""
     lamps = []
-    for number in range(1 + int(rng.integers(3))):
+    for number in range(1 + int(rng.integers(MOST_LAMPS))):
         direction = np.array((rng.uniform(-1, 1), rng.uniform(-1, 0.4), rng.uniform(0.6, 1.4)))
         x, y, z = (direction / np.linalg.norm(direction)).tolist()
         strength = rng.uniform(0.45, 0.85) if number == 0 else rng.uniform(0.1, 0.35)

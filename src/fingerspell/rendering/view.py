@@ -12,8 +12,8 @@ from fingerspell.rendering.hand import FloatArray, rotation
 if TYPE_CHECKING:
     from fingerspell.rendering.body import Body
 
-HAND_LENGTH = 185.0  # mm from the wrist to the longest fingertip of the mean hand
-_HALF_FINGER = 10.0  # mm of flesh around a joint
+_HAND_LENGTH = 185.0  # mm from the wrist to the longest fingertip of the mean hand
+_HALF_FINGER = 10.0  # mm of flesh around a joint, about
 _DOWN = np.array((1.0, -1.0, 1.0))
 
 # Within these turns a letter stays itself: orientation tells K from P, G from Q and U from H.
@@ -39,7 +39,7 @@ class View:
     scale
         Share of the picture's side that the mean hand takes stretched out.
     shift_x, shift_y
-        From -1 to 1, where in the room left around the hand its middle lies.
+        From -1 to 1, left to right and top to bottom, where in the room left around the hand its middle lies.
     """
 
     roll: float
@@ -87,14 +87,14 @@ class Frame:
 
     def seen(self, points: FloatArray) -> FloatArray:
         """Points (..., 3) in mm as x and y in shares of the picture's sides, y down, and z to the viewer alike."""
-        flat = points[..., :2] * self._nearness(points)[..., None] - self.middle
+        flat = points[..., :2] * _nearness(points, self.distance)[..., None] - self.middle
         shares: FloatArray = np.concatenate((flat, points[..., 2:]), axis=-1) * self.scale * _DOWN
         shares[..., :2] += 0.5
         return shares
 
     def project(self, body: Body, side: int) -> Body:
         """Body in pixels of a picture with so many a side, with ``y`` down."""
-        radii = body.radii * self._nearness(body.ends) * self.scale * side
+        radii = body.radii * _nearness(body.ends, self.distance) * self.scale * side
         return replace(body, ends=self.seen(body.ends) * side, radii=radii, dorsal=body.dorsal * _DOWN)
 
     def box(self, joints: FloatArray) -> FloatArray:
@@ -103,15 +103,17 @@ class Frame:
         box: FloatArray = np.clip([*(seen.min(0) - flesh), *(seen.max(0) + flesh)], 0, 1)
         return box
 
-    def _nearness(self, points: FloatArray) -> FloatArray:
-        return self.distance / (self.distance - points[..., 2])
-
 
 def frame(joints: FloatArray, view: View) -> Frame:
     """Frame of a view at joints (n, 3) in mm."""
-    scale = view.scale / HAND_LENGTH
-    wide = Frame(view.distance, 1.0, np.zeros(2))
-    flat = (wide.seen(joints)[:, :2] - 0.5) * _DOWN[:2]
+    scale = view.scale / _HAND_LENGTH
+    flat = joints[:, :2] * _nearness(joints, view.distance)[:, None]
     low, high = flat.min(0) - _HALF_FINGER, flat.max(0) + _HALF_FINGER
     room = np.maximum(1 / scale - (high - low), 0) / 2
-    return Frame(view.distance, scale, (low + high) / 2 - np.array((view.shift_x, view.shift_y)) * room)
+    return Frame(view.distance, scale, (low + high) / 2 - (view.shift_x, -view.shift_y) * room)
+
+
+def _nearness(points: FloatArray, distance: float) -> FloatArray:
+    """How much larger points (..., 3) are seen than at the wrist's distance, (...)."""
+    nearness: FloatArray = distance / (distance - points[..., 2])
+    return nearness
