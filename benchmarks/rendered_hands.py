@@ -1,6 +1,6 @@
 """Are rendered hands hands, do real people's eyes read them, what do they teach? The figures of docs/rendering.md.
 
-    fingerspell render hands --train 220 --test 40 --size 224 --seed 1
+    fingerspell render hands --train 150 --test 40 --size 320 --seed 1
     python benchmarks/rendered_hands.py hands asl_real.zip signers_k.zip ... --hand-model hand_landmarker.task
 
 Trains what is missing in --out, and takes over what is there. Needs fingerspell[train,hands].
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from fingerspell.progress import Progress
 
 _POINTS = {"features.backbone": "hand-landmarks", "split.protocol": "bursts"}
-_LONGER = {"fine_tuning.epochs": 4}  # of few pictures
-_A_LETTER = 200  # pictures of each letter that are looked at, at most: a film tells no more by all of its frames
+_A_LETTER = 100  # pictures of each letter that are looked at, at most: a film tells no more by all of its frames
 _WRIST, _MIDDLE = 0, 9  # the palm's length: from the wrist to where the middle finger begins
 
 
@@ -110,8 +109,8 @@ def taught(
     file = {"features.hand_model": str(detector.file)}
     for name, recipe, values in (
         ("rendered-points", None, _POINTS | file),
-        ("rendered-reader", "reader", file | _LONGER),
-        ("rendered-fusion", "reader", file | _LONGER | {"head.kind": "fusion"}),
+        ("rendered-reader", "reader", file),
+        ("rendered-fusion", "reader", file | {"head.kind": "fusion"}),
     ):
         model = trained([rendered], values, out / name, on_progress, recipe)
         lines.append(f"{name}:")
