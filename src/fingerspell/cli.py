@@ -522,7 +522,8 @@ def render(
             backgrounds=backgrounds,
             on_progress=lambda done, total: on_progress("Drawing hands", done, total),
         )
-    typer.echo(f"{out}: {count:,} pictures drawn, one of each letter in {out.with_name(out.name + '.png')}")
+    sheet = out.resolve().with_suffix(f"{out.resolve().suffix}.png")
+    typer.echo(f"{out}: {count:,} pictures drawn, one of each letter in {sheet}")
 
 
 @app.command(epilog=_examples("fingerspell cache", "fingerspell cache --clear"))
