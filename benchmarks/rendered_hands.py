@@ -12,6 +12,7 @@ import argparse
 import csv
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from fingerspell.model import load_model
 from fingerspell.rendering.generate import PARTS, TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from fingerspell.archive import Archive
     from fingerspell.dataset import Dataset, Picture
@@ -49,15 +50,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/rendered-hands"))
     given = parser.parse_args()
     detector = hands.open_detector(given.hand_model)
-    with progress() as on_progress:
-        lines = [
-            *detected(given.rendered, detector),
-            *read_by_real_eyes(given.rendered, given.archives, detector, given.out, on_progress),
-            *taught(given.rendered, given.archives, detector, given.out, on_progress),
-        ]
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "figures.txt").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    with progress() as on_progress, (given.out / "figures.txt").open("w") as file:
+        for line in chain(
+            detected(given.rendered, detector),
+            read_by_real_eyes(given.rendered, given.archives, detector, given.out, on_progress),
+            taught(given.rendered, given.archives, detector, given.out, on_progress),
+        ):
+            print(line, flush=True)
+            print(line, file=file, flush=True)
 
 
 def detected(rendered: Path, detector: hands.Detector) -> list[str]:
@@ -91,21 +92,18 @@ def palm_of(row: dict[str, str]) -> float:
 
 def read_by_real_eyes(
     rendered: Path, archives: list[Path], detector: hands.Detector, out: Path, on_progress: Progress
-) -> list[str]:
+) -> Iterator[str]:
     """A classifier of real people's points, on rendered letters."""
     values = _POINTS | {"split.per_group": 300, "features.hand_model": str(detector.file)}
     model = trained([*archives], values, out / "real-points", on_progress)
-    return [
-        "classifier of real people's points, on rendered letters, where a hand was found:",
-        *scored(model, rendered / PARTS[1], detector, on_progress, letters=True),
-    ]
+    yield "classifier of real people's points, on rendered letters, where a hand was found:"
+    yield from scored(model, rendered / PARTS[1], detector, on_progress, letters=True)
 
 
 def taught(
     rendered: Path, archives: list[Path], detector: hands.Detector, out: Path, on_progress: Progress
-) -> list[str]:
+) -> Iterator[str]:
     """Classifiers of rendered hands, on real people: points alone, and the reader with and without points beside it."""
-    lines = []
     file = {"features.hand_model": str(detector.file)}
     for name, recipe, values in (
         ("rendered-points", None, _POINTS | file),
@@ -113,10 +111,9 @@ def taught(
         ("rendered-fusion", "reader", file | {"head.kind": "fusion"}),
     ):
         model = trained([rendered], values, out / name, on_progress, recipe)
-        lines.append(f"{name}:")
+        yield f"{name}:"
         for archive in archives:
-            lines += scored(model, archive, detector, on_progress)
-    return lines
+            yield from scored(model, archive, detector, on_progress)
 
 
 def trained(
