@@ -29,6 +29,7 @@ from fingerspell.features import extract, open_store
 from fingerspell.images import VIEWS
 from fingerspell.model import load_model
 from fingerspell.rendering.generate import PARTS, TABLE
+from fingerspell.rendering.view import HAND_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -87,7 +88,7 @@ def detected(rendered: Path, detector: hands.Detector) -> list[str]:
 def palm_of(row: dict[str, str]) -> float:
     """Length of the palm in shares of the picture, as if it faced the camera."""
     wrist, middle = (np.array([float(row[f"mm{point}{axis}"]) for axis in "xyz"]) for point in (_WRIST, _MIDDLE))
-    return float(np.linalg.norm(wrist - middle)) * float(row["scale"]) / 185.0
+    return float(np.linalg.norm(wrist - middle)) * float(row["scale"]) / HAND_LENGTH
 
 
 def read_by_real_eyes(
@@ -106,7 +107,7 @@ def taught(
     """Classifiers of rendered hands, on real people: points alone, and the reader with and without points beside it."""
     file = {"features.hand_model": str(detector.file)}
     for name, recipe, values in (
-        ("rendered-points", None, _POINTS | file),
+        ("rendered-points", "real", _POINTS | file),
         ("rendered-reader", "reader", file),
         ("rendered-fusion", "reader", file | {"head.kind": "fusion"}),
     ):
@@ -117,11 +118,11 @@ def taught(
 
 
 def trained(
-    sources: list[Path], values: Mapping[str, object], out: Path, on_progress: Progress, recipe: str | None = "real"
+    sources: list[Path], values: Mapping[str, object], out: Path, on_progress: Progress, recipe: str = "real"
 ) -> Path:
     """Folder of a run, trained if it is not there."""
     if not (out / "metrics.json").exists():
-        runs.train(sources, recipe=recipe or "real", overrides=dict(values), out=out, on_progress=on_progress)
+        runs.train(sources, recipe=recipe, overrides=dict(values), out=out, on_progress=on_progress)
     return out
 
 

@@ -219,6 +219,13 @@ class JoinedArchive(Archive):
             archive.close()
 
 
+def by_part(archive: Archive, ids: Sequence[str]) -> Iterator[tuple[str, Archive, list[str]]]:
+    """Stem of each joined archive, the archive, and those of the ids that lie in it, as it names them itself."""
+    for stem, part in archive.parts.items():
+        home = f"{stem}/"
+        yield stem, part, [name.removeprefix(home) for name in ids if name.startswith(home)]
+
+
 def open_archives(sources: Path | str | Sequence[Path | str]) -> Archive:
     """Open one source as ``open_archive`` does, or several as one archive.
 

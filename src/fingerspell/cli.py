@@ -511,6 +511,7 @@ def render(
     was drawn at random. OUT.png shows one picture of each letter. A killed run goes on where it stopped.
     """
     from fingerspell.rendering import render_dataset
+    from fingerspell.rendering.generate import sheet_of
 
     with console.progress() as on_progress:
         count = render_dataset(
@@ -522,8 +523,7 @@ def render(
             backgrounds=backgrounds,
             on_progress=lambda done, total: on_progress("Drawing hands", done, total),
         )
-    sheet = out.resolve().with_suffix(f"{out.resolve().suffix}.png")
-    typer.echo(f"{out}: {count:,} pictures drawn, one of each letter in {sheet}")
+    typer.echo(f"{out}: {count:,} pictures drawn, one of each letter in {sheet_of(out)}")
 
 
 @app.command(epilog=_examples("fingerspell cache", "fingerspell cache --clear"))

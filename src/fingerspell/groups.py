@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fingerspell.archive import by_part
 from fingerspell.errors import SplitError
 from fingerspell.splits import read_groups
 
@@ -43,8 +44,7 @@ def groups_of(archive: Archive, ids: Sequence[str], source: str | None = None) -
     if not archive.parts:
         return _signers(archive, ids)
     groups: dict[str, str] = {}
-    for stem, part in archive.parts.items():
-        own = [name.removeprefix(f"{stem}/") for name in ids if name.startswith(f"{stem}/")]
+    for stem, part, own in by_part(archive, ids):
         signers = _signers(part, own)
         groups |= {f"{stem}/{name}": f"{stem}/{signers[name]}" if signers else stem for name in own}
     return groups

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fingerspell import hands
+from fingerspell.archive import by_part
 from fingerspell.errors import DatasetError
 from fingerspell.rendering.generate import TABLE
 
@@ -41,8 +42,7 @@ def true_rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
     if not archive.parts:
         return _rows(archive, ids)
     rows: dict[str, Row] = {}
-    for stem, part in archive.parts.items():
-        own = [name.removeprefix(f"{stem}/") for name in ids if name.startswith(f"{stem}/")]
+    for stem, part, own in by_part(archive, ids):
         rows |= {f"{stem}/{name}": row for name, row in _rows(part, own).items()}
     return rows
 

@@ -132,7 +132,7 @@ def render_dataset(  # noqa: PLR0913 - what a data set is
     zipped = out.suffix.lower() == ".zip"
     if zipped and out.exists():
         raise RunError(f"{out} is there already. Give another name, or delete it; a zip is written once, and whole.")
-    folder, sheet = out.with_name(f".{out.name}.drawing") if zipped else out, out.with_name(f"{out.name}.png")
+    folder, sheet = out.with_name(f".{out.name}.drawing") if zipped else out, sheet_of(out)
     before = f", backgrounds {_digest(photos)}" if photos else ""
     wanted = _Set(folder, size, seed, photos, f"{_RENDERER} {_VERSION}, seed {seed}{before}")
     _check(wanted, sheet, "a killed call left" if zipped else "")
@@ -148,6 +148,12 @@ def render_dataset(  # noqa: PLR0913 - what a data set is
     if zipped:
         _pack([TABLE, *(item.path(seed).as_posix() for item in items)], folder, out)
     return count
+
+
+def sheet_of(out: Path) -> Path:
+    """Contact sheet of a data set: beside it, for within it would be one of its pictures."""
+    out = out.resolve()
+    return out.with_name(f"{out.name}.png")
 
 
 def _pack(names: list[str], folder: Path, out: Path) -> None:

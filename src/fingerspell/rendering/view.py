@@ -12,7 +12,7 @@ from fingerspell.rendering.hand import FloatArray, rotation
 if TYPE_CHECKING:
     from fingerspell.rendering.body import Body
 
-_HAND_LENGTH = 185.0  # mm from the wrist to the longest fingertip of the mean hand
+HAND_LENGTH = 185.0  # mm from the wrist to the longest fingertip of the mean hand
 _HALF_FINGER = 10.0  # mm of flesh around a joint, about
 _DOWN = np.array((1.0, -1.0, 1.0))
 
@@ -106,7 +106,7 @@ class Frame:
 
 def frame(joints: FloatArray, view: View) -> Frame:
     """Frame of a view at joints (n, 3) in mm."""
-    scale = view.scale / _HAND_LENGTH
+    scale = view.scale / HAND_LENGTH
     flat = joints[:, :2] * _nearness(joints, view.distance)[:, None]
     low, high = flat.min(0) - _HALF_FINGER, flat.max(0) + _HALF_FINGER
     room = np.maximum(1 / scale - (high - low), 0) / 2
