@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from fingerspell import reader
-from fingerspell.backbones import EMBEDDED, Backbone, load_backbone, untaught_reader
+from fingerspell.backbones import EMBEDDED, Backbone, load_backbone, untaught_eye, untaught_reader
 from fingerspell.errors import BackboneError
 from fingerspell.graphs import backbone_graph
 from fingerspell.hands import POINTS, READER
@@ -59,14 +59,16 @@ def test_a_look_has_the_shapes_it_names_at_every_side(untaught: Backbone, side: 
     assert look.points.shape == (2, POINTS, 3)
     assert look.present.shape == look.right.shape == (2,)
     assert look.letters.shape == look.by_points.shape == (2, reader.ANSWERS)
+    assert look.middles.shape == look.sizes.shape == (2, side // reader.CELL, side // reader.CELL)
 
 
 def test_everything_but_the_first_stages_learns(untaught: Backbone) -> None:
-    eye = untaught_reader().network.layers.eye
-    assert not any(parameter.requires_grad for parameter in eye.parameters())  # type: ignore[union-attr]
-    still = {name for name, p in eye.learning().named_parameters() if not p.requires_grad}  # type: ignore[union-attr,operator]
-    assert still
-    assert all(name.startswith(("trunk.conv_stem", "trunk.blocks.0", "trunk.blocks.1")) for name in still)
+    eye = untaught_eye().learning().train()
+    still = {name for name, p in eye.named_parameters() if not p.requires_grad}
+    first = ("trunk.conv_stem", "trunk.bn1", "trunk.blocks.0", "trunk.blocks.1")
+    assert still == {name for name, _ in eye.named_parameters() if name.startswith(first)}
+    norms = {name: part for name, part in eye.named_modules() if isinstance(part, torch.nn.BatchNorm2d)}
+    assert {name for name, part in norms.items() if not part.training} == {n for n in norms if n.startswith(first)}
 
 
 def test_points_seen_in_a_shifted_box_are_mapped_back() -> None:
@@ -111,17 +113,34 @@ def test_folded_batch_norm_answers_as_before() -> None:
     views = torch.randn(2, 3, VIEW, VIEW, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         before = trunk(views)
-    eye = reader.HandNetwork(trunk)
+    eye = reader.HandNetwork(trunk).folded()
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in eye.modules())
     with torch.inference_mode():
         _, after = eye._features(views)
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("cells", [12, 20])
+def test_a_hand_is_placed_where_its_middle_is_likeliest(cells: int) -> None:
+    middles, sizes = torch.zeros(3, cells, cells), torch.full((3, cells, cells), 1.0)
+    middles[0, 4, 7], middles[1, 4, 7], middles[1, 4, 8], middles[2, 0, 0] = 30.0, 30.0, 30.0, 30.0
+    middles[0, 10, 2] = 29.0  # another likely place is not mixed in
+    sizes[:, 4, 7:9] = torch.tensor(3.0).log()
+    present = torch.tensor([1.0, 1.0, -1.0])
+    look = reader.Look(torch.zeros(3, POINTS, 3), present, present, present, present, middles, sizes)
+    box = reader._placed(look, reader._Box(torch.tensor([[0.5, 0.5]]).expand(3, 2), torch.ones(3)))
+    expected = torch.tensor([[7.5 / cells, 4.5 / cells], [8 / cells, 4.5 / cells], [0.5, 0.5]])
+    torch.testing.assert_close(box.middle, expected)
+    torch.testing.assert_close(box.side, torch.tensor([3 / cells * reader.MARGIN, 3 / cells * reader.MARGIN, 1]))
+    inner = reader._placed(look, reader._Box(torch.tensor([[0.6, 0.4]]).expand(3, 2), torch.full((3,), 0.5)))
+    torch.testing.assert_close(inner.middle[0], (expected[0] - 0.5) / 2 + torch.tensor([0.6, 0.4]))
+
+
 def test_no_letter_makes_all_letters_equally_likely() -> None:
     logits = torch.zeros(1, reader.ANSWERS)
     logits[:, 0], logits[:, -1] = 5.0, 50.0
-    look = reader.Look(torch.zeros(1, POINTS, 3), torch.zeros(1), torch.zeros(1), logits, logits)
+    none = torch.zeros(1)
+    look = reader.Look(torch.zeros(1, POINTS, 3), none, none, logits, logits, none, none)
     letters = reader._agreed([look, look]).exp()
     torch.testing.assert_close(letters, torch.full_like(letters, 1 / 26))
 

@@ -21,6 +21,7 @@ from fingerspell.errors import RecipeError, RunError, SplitError
 from fingerspell.evaluation import read_probabilities
 from fingerspell.model import load_model
 from fingerspell.recipes import Recipe
+from fingerspell.rendering import render_dataset
 from fingerspell.strangers import Fold, fit, strangers, summarise
 from fingerspell.testing import fake_backbone
 from pictures import write_zip
@@ -115,6 +116,20 @@ def test_nobody_held_out_trains_or_validates(finished: tuple[list[Path], Path, d
         assert {row["id"].split("/")[0] for row in table if row["role"] == "test"} == {name}
         assert all(not row["id"].startswith(f"{name}/") for row in table if row["role"] != "test")
         assert (out / "folds" / name / "report.html").exists()
+
+
+def test_rendered_hands_teach_and_are_never_held_out(tmp_path: Path) -> None:
+    render_dataset(tmp_path / "drawn", train_per_letter=2, test_per_letter=0, size=48)
+    people = three_archives(tmp_path)[:2]
+    result = strangers([*people, tmp_path / "drawn"], tmp_path / "out", overrides=OVERRIDES)
+    assert [row["group"] for row in result["groups"]] == ["anna", "zoe"]
+    assert result["rendered"] == ["drawn"]
+    for name in ("anna", "zoe"):
+        roles = {row["role"] for row in rows(tmp_path / "out/folds" / name / "split.csv") if "drawn/" in row["id"]}
+        assert {"train"} <= roles <= {"train", "validation"}
+    assert "drawn is rendered: its hands are nobody" in (tmp_path / "out/strangers.html").read_text()
+    with pytest.raises(SplitError, match=r"found 1 group\(s\) of pictures.*Rendered sets only teach"):
+        strangers([people[0], tmp_path / "drawn"], tmp_path / "alone", overrides=OVERRIDES)
 
 
 def test_finished_folds_are_taken_over(

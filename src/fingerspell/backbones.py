@@ -184,7 +184,9 @@ def load_backbone(
 
     def load() -> Network:
         layers = (
-            _untaught_layers() if name == READER else _create(name, pretrained=weights is None and name != EMBEDDED)
+            Reader(untaught_eye().folded())
+            if name == READER
+            else _create(name, pretrained=weights is None and name != EMBEDDED)
         )
         if name == EMBEDDED and weights is None:
             _load_embedded(layers)
@@ -302,15 +304,16 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
 def untaught_reader() -> Backbone:
     """Reader whose trunk is the embedded network; its new layers are random, the same every time, and to be taught."""
     preprocessing = Preprocessing(**_READER_INPUT)  # type: ignore[arg-type]
-    return Backbone.of(READER, Network(_untaught_layers(), preprocessing))
+    return Backbone.of(READER, Network(Reader(untaught_eye().folded()), preprocessing))
 
 
-def _untaught_layers() -> Reader:
+def untaught_eye() -> HandNetwork:
+    """Network of the untaught reader as it learns, before it is folded."""
     trunk = _create(EMBEDDED, pretrained=False)
     _load_embedded(trunk)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Reader(HandNetwork(trunk))
+        return HandNetwork(trunk)
 
 
 def _load_embedded(network: nn.Module) -> None:

@@ -246,7 +246,8 @@ def strangers(
 ) -> None:
     """Say how good a recipe is on people it has not seen: train without each group in turn, and test on it.
 
-    Every fold is a run with its own report. Finished folds are taken over when this is started again.
+    Every fold is a run with its own report. Finished folds are taken over when this is started again. Rendered sets
+    teach in every fold and are never held out.
     """
     from fingerspell import runs
     from fingerspell import strangers as measuring

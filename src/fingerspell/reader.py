@@ -1,14 +1,15 @@
 """Our own network that finds and reads a hand: it looks at the whole picture, then ever closer at what it found.
 
-One small network, ``HandNetwork``, sees a view of 96 x 96 pixels and says where the 21 points of the hand are, which
-hand it is, whether there is one at all, and which letter it shows. ``Reader`` shows it the whole picture, then twice
-the box of the points it found, and takes the mean of what it reads from afar, from a little away and from near. Cutting
-the boxes out is part of the network, so that a picture goes in and a letter comes out, in torch, in OpenVINO and in
-ONNX Runtime alike.
+One small network, ``HandNetwork``, sees a view and says where a hand is and how large, where its 21 points are, which
+hand it is, whether there is one at all, and which letter it shows. ``Reader`` shows it the whole picture, where it
+finds the hand, then the hand's box, which its points make exact, and takes the mean of what it reads from afar, from a
+little away and from near. Cutting the boxes out is part of the network, so that a picture goes in and a letter comes
+out, in torch, in OpenVINO and in ONNX Runtime alike.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
 SIZE = 256  # pixels a side of the picture: a hand that takes a third of it still has as many as a view
 VIEW = 96  # pixels a side of a view: the work of training grows with its square
 WHOLE_VIEW = 160  # of the first one, the whole picture, in which a hand may be small
+CELL = 8  # pixels a side of the cells that the hand's middle is looked for in
 MEAN, STD = 127.0, 128.0  # of the values, as the trunk was trained
 ANSWERS = len(LETTERS) + 1  # the last one: no letter
 MARGIN = 1.45  # side of a view over that of the box of its points
-VERSION = 1  # of the way it looks: raise it whenever the same weights would answer otherwise
+VERSION = 2  # of the way it looks: raise it whenever the same weights would answer otherwise
 
 _CHANNELS = 64
 _REACH = 1.2  # points may lie so far around the middle of a view, in halves of its side
 _FROZEN = 2  # stages: edges and colours, and nearly half the work of training
 _WIDE = 1.3  # side of the wider box that is read too: points that are not quite right make boxes too small
-_LOOKS = 2  # at the box of what the look before found
+_LARGE = 0.62  # side of the box, in sides of the picture, from which the smaller view finds better
 _LEAST_SIDE = 0.1  # of a view, in sides of the picture
 _WRIST, _FIRST, _MIDDLE, _LAST = 0, 5, 9, 17  # the wrist, and where the fingers begin
 
@@ -50,6 +52,10 @@ class Look(NamedTuple):
         (N,): logits that there is a hand, and that it is a right one.
     letters, by_points : Tensor
         (N, 27): logits of the letters and of none, from the view and from the points alone.
+    middles, sizes : Tensor
+        (N, cells, cells): for each cell of an even grid on the view, the logit that the middle of the hand's box is
+        in it, and the logarithm of that box's side in cells, if it is. Cells have ``CELL`` pixels a side: in them, a
+        hand has the same size in a large view as in a small one.
     """
 
     points: Tensor
@@ -57,24 +63,29 @@ class Look(NamedTuple):
     right: Tensor
     letters: Tensor
     by_points: Tensor
+    middles: Tensor
+    sizes: Tensor
 
 
 class HandNetwork(nn.Module):
     """Views (N, 3, side, side), normalised, to a ``Look``; any side that 32 divides, and ``VIEW`` is what it learns at.
 
-    Points are the means of heatmaps (Sun et al., "Integral Human Pose Regression", 2018) on features of three scales
-    (Lin et al., "Feature Pyramid Networks", 2017). The first stages keep what ImageNet taught them.
+    A hand is found by the cell of its middle (Zhou et al., "Objects as Points", 2019); its points are the means of
+    heatmaps (Sun et al., "Integral Human Pose Regression", 2018); both on features of three scales (Lin et al.,
+    "Feature Pyramid Networks", 2017). The first stages keep what ImageNet taught them.
+
+    It learns with the trunk's batch norm, and is used ``folded``.
     """
 
     def __init__(self, trunk: nn.Module) -> None:
         """``trunk`` is timm's EfficientNet-Lite0 with its weights; it is taken apart."""
         super().__init__()
-        _fold_batch_norm(trunk)
         self.trunk = trunk
         self.laterals = nn.ModuleList(nn.Conv2d(width, _CHANNELS, 1) for width in (40, 112, 320))
         self.heatmaps = nn.Sequential(
             nn.ReLU(), nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1), nn.ReLU(), nn.Conv2d(_CHANNELS, 2 * POINTS, 1)
         )
+        self.box = nn.Sequential(nn.ReLU(), nn.Conv2d(_CHANNELS, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 2, 1))
         self.depth = nn.Linear(1280, POINTS)
         self.facts = nn.Linear(1280, 2)
         self.letters = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, ANSWERS))
@@ -90,18 +101,37 @@ class HandNetwork(nn.Module):
     def forward(self, views: Tensor, practice: Callable[[Tensor], Tensor] | None = None) -> Look:
         """See the class. In training ``practice`` makes of the points the normalised hands to read letters from."""
         scales, last = self._features(views)
-        points = self._points(scales, last)
+        pyramid = self._pyramid(scales)
+        points = self._points(pyramid, last)
         present, right = self.facts(last).unbind(1)
         hands = practice(points.detach()) if practice else normalised(points)
-        return Look(points, present, right, self.letters(last), self.by_points(_measured(hands)))
+        middles, sizes = self.box(pyramid).unbind(1)
+        return Look(points, present, right, self.letters(last), self.by_points(_measured(hands)), middles, sizes)
 
     def learning(self) -> HandNetwork:
         """Ask for the gradients of everything but the first stages, and return the network."""
         self.requires_grad_(requires_grad=True)
-        trunk = cast("_Trunk", self.trunk)
-        for part in (trunk.conv_stem, *trunk.blocks[:_FROZEN]):
+        for part in self._still():
             part.requires_grad_(requires_grad=False)
         return self
+
+    def train(self, mode: bool = True) -> HandNetwork:
+        """Turn training on or off; the first stages' batch norm stays as ImageNet left it."""
+        super().train(mode)
+        for part in self._still():
+            part.eval()
+        return self
+
+    def folded(self) -> HandNetwork:
+        """Copy whose batch norm is part of its convolutions: the same answers, a third less work."""
+        network = copy.deepcopy(self).eval()
+        _fold_batch_norm(network.trunk)
+        return network
+
+    def _still(self) -> tuple[nn.Module, ...]:
+        """The stages that do not learn."""
+        trunk = cast("_Trunk", self.trunk)
+        return trunk.conv_stem, trunk.bn1, *trunk.blocks[:_FROZEN]
 
     def _features(self, views: Tensor) -> tuple[list[Tensor], Tensor]:
         """Maps at 1/8, 1/16 and 1/32 of the view, and the mean vector (N, 1280)."""
@@ -114,10 +144,14 @@ class HandNetwork(nn.Module):
                 scales.append(features)
         return scales, trunk.bn2(trunk.conv_head(features)).mean((2, 3))
 
-    def _points(self, scales: Sequence[Tensor], last: Tensor) -> Tensor:
+    def _pyramid(self, scales: Sequence[Tensor]) -> Tensor:
         fine, middle, coarse = (lateral(scale) for lateral, scale in zip(self.laterals, scales, strict=True))
         middle = middle + interpolate(coarse, size=middle.shape[2:])
-        maps = self.heatmaps(fine + interpolate(middle, size=fine.shape[2:]))
+        pyramid: Tensor = fine + interpolate(middle, size=fine.shape[2:])
+        return pyramid
+
+    def _points(self, pyramid: Tensor, last: Tensor) -> Tensor:
+        maps = self.heatmaps(pyramid)
         height, width = maps.shape[2:]
         where = maps[:, :POINTS].flatten(2).softmax(2).unflatten(2, (height, width))
         x = (where.sum(2) * _places(width, _REACH, where)).sum(2)
@@ -137,10 +171,17 @@ class Reader(nn.Module, Reading):
         """See the class."""
         count = pictures.shape[0]
         whole = _Box(pictures.new_full((count, 2), 0.5), pictures.new_ones(count))
-        afar: Look = self.eye(_view(pictures, whole, WHOLE_VIEW))
-        box = _found(afar, whole)
-        for _ in range(_LOOKS):
-            box = _found(self.eye(_view(pictures, box, VIEW)), box)
+        afar, close = (self.eye(_view(pictures, whole, side)) for side in (WHOLE_VIEW, VIEW))
+        box = _placed(afar, whole)
+        # In the larger view a hand that fills the picture is larger than any that was learnt from.
+        large = box.side > _LARGE
+        box = _chosen(large, _placed(close, whole), box)
+        seen = Look(
+            *(
+                torch.where(large.view(-1, *(1,) * (a.dim() - 1)), a, b) if a.shape == b.shape else b
+                for a, b in zip(close, afar, strict=True)
+            )
+        )
         wide = _Box(box.middle, (box.side * _WIDE).clamp(max=MARGIN))
         both = self.eye(
             torch.cat([_view(pictures, box, VIEW), _view(pictures, wide, VIEW)])
@@ -148,7 +189,7 @@ class Reader(nn.Module, Reading):
         near, away = (Look(*(part[half] for part in both)) for half in (slice(count), slice(count, None)))
         facts = torch.stack([near.present.sigmoid(), near.right.sigmoid()], dim=1)
         points = box.outward(near.points).flatten(1)
-        return torch.cat([_agreed([afar, away, near]), points, facts, box.middle, box.side[:, None]], dim=1)
+        return torch.cat([_agreed([seen, away, near]), points, facts, box.middle, box.side[:, None]], dim=1)
 
 
 @dataclass(frozen=True)
@@ -164,9 +205,32 @@ class _Box:
         return torch.cat([flat, points[:, :, 2:] * self.side[:, None, None]], dim=2)
 
 
+def _placed(look: Look, box: _Box) -> _Box:
+    """Box of the hand around the likeliest middle in a view of a box; the whole picture where there is no hand."""
+    cells = look.middles.shape[2]
+    best = look.middles.flatten(1).argmax(1)
+    row, column = torch.div(best, cells, rounding_mode="floor"), best % cells
+    grid = torch.arange(cells, device=best.device)
+    near = ((grid - row[:, None]).abs() <= 1)[:, :, None] & ((grid - column[:, None]).abs() <= 1)[:, None]
+    # Between the cells: the mean over the best one and its neighbours. Others are far less than e^-20 as likely.
+    where = look.middles.masked_fill(~near, -1e4).flatten(1).softmax(1).view(-1, cells, cells)
+    places = _places(cells, 1.0, where)
+    middle = torch.stack([(where.sum(1) * places).sum(1), (where.sum(2) * places).sum(1)], dim=1)
+    side = (where * look.sizes).sum((1, 2)).exp() / cells * MARGIN
+    found = _Box((middle - 0.5) * box.side[:, None] + box.middle, (side * box.side).clamp(_LEAST_SIDE, MARGIN))
+    return _or_all(found, look)
+
+
 def _found(look: Look, box: _Box) -> _Box:
-    """Box of the hand that a look at a box sees; the whole picture where it sees none."""
-    found = box_of(box.outward(look.points))
+    """Box of the points that a look at a box sees; the whole picture where it sees no hand."""
+    return _or_all(box_of(box.outward(look.points)), look)
+
+
+def _chosen(first: Tensor, one: _Box, other: _Box) -> _Box:
+    return _Box(torch.where(first[:, None], one.middle, other.middle), torch.where(first, one.side, other.side))
+
+
+def _or_all(found: _Box, look: Look) -> _Box:
     surely = look.present > 0
     middle = torch.where(surely[:, None], found.middle, torch.full_like(found.middle, 0.5))
     return _Box(middle, torch.where(surely, found.side, torch.ones_like(found.side)))
@@ -243,7 +307,7 @@ class _Trunk(nn.Module):
 
 
 def _fold_batch_norm(trunk: nn.Module) -> None:
-    """Make every batch norm part of its convolution: the same answers, a third less work, and no state in training."""
+    """Make every batch norm part of its convolution."""
     named = {
         "DepthwiseSeparableConv": (("conv_dw", "bn1"), ("conv_pw", "bn2")),
         "InvertedResidual": (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),

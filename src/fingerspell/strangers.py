@@ -35,6 +35,7 @@ from fingerspell.progress import silent
 from fingerspell.recipes import load_recipe, override
 from fingerspell.reporting import write_strangers
 from fingerspell.runs import recipe_for, train, train_everybody
+from fingerspell.truth import is_rendered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,11 +94,12 @@ class Fold:
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of all pictures of letters before any training."""
+    """What is known of all pictures of letters before any training; ``rendered`` are archives of nobody's hands."""
 
     name: str
     pictures: dict[str, Picture]
     groups: dict[str, str]
+    rendered: frozenset[str]
     recipe: Recipe
 
 
@@ -116,7 +118,7 @@ def strangers(
     Parameters
     ----------
     sources
-        Archives; one is enough if it says who its signers are.
+        Archives; one is enough if it says who its signers are. Rendered sets among them teach and are never held out.
     out
         Folder of the results. Finished folds of the same recipe and pictures in it are taken over.
     recipe, overrides
@@ -165,6 +167,7 @@ def strangers(
         folds.append(_read_fold(folder, name, known))
     on_progress("Groups held out", len(names), len(names))
     result = summarise(folds, risk=known.recipe.risk) | {"data": known.name, "recipe": known.recipe.name, "by": by}
+    result["rendered"] = sorted(known.rendered)
     if final is not None:
         fitted = Calibration(**result["calibration"])
         measured = _measured(result, names, dict(final))
@@ -211,18 +214,20 @@ def _look(
         dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
         chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides)
         pictures = {picture.id: picture for picture in dataset.letters()}
-        return _Known(dataset.name, pictures, groups_of(archive, list(pictures), chosen.split.groups), chosen)
+        groups = groups_of(archive, list(pictures), chosen.split.groups)
+        rendered = frozenset(stem for stem, part in archive.parts.items() if is_rendered(part))
+        return _Known(dataset.name, pictures, groups, rendered, chosen)
 
 
 def _held_out(known: _Known, by: By) -> list[str]:
-    """Names of the groups to hold out."""
-    found = set(known.groups.values())
+    """Names of the groups to hold out: rendered hands only teach."""
+    found = set(known.groups.values()) - known.rendered
     tops = {name.partition("/")[0] for name in found}
     names = sorted(tops if by == "archive" and len(tops) > 1 else found)
     if len(names) < 2:
         raise SplitError(
             f"{known.name}: found {len(names)} group(s) of pictures; expected at least two, one to train on and one to "
-            "hold out. Give several archives, or say who is who: --groups FILE.csv[:COLUMN]."
+            "hold out. Give several archives, or say who is who: --groups FILE.csv[:COLUMN]. Rendered sets only teach."
         )
     return names
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, interpolate
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, interpolate, kl_div
 
 from fingerspell import hands, images
 from fingerspell.alphabet import LETTERS
+from fingerspell.backbones import untaught_eye
 from fingerspell.features import decoded
 from fingerspell.finetuning import fit, kept_pixels, tuned
 from fingerspell.neighbours import bursts
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.float32]
 
 # Part of the key under which weights are remembered: raise it whenever a training would end with others.
-_VERSION = 2
+_VERSION = 3
 
 _SIDE = 128  # pixels of a training picture: of the public sets few have more
 _NO_LETTER = ANSWERS - 1
@@ -52,7 +53,9 @@ _DOUBTFUL = 0.4  # trust in points that the teacher found only with low confiden
 _FIRST_DOUBTFUL_STEP = 4  # of the teacher's ladder
 _SMOOTHING = 0.1
 _FAR_LETTERS = 0.3  # weight of a letter that is seen from afar: it is there to be found first
-_POINTS, _PRESENT, _RIGHT, _BY_POINTS = 4.0, 0.3, 0.3, 0.5  # weights of the losses beside the letters'
+# Weights of the losses beside the letters'.
+_POINTS, _PRESENT, _RIGHT, _BY_POINTS, _MIDDLE, _SIZE = 4.0, 0.3, 0.3, 0.5, 0.5, 0.5
+_MIDDLE_SPREAD = 0.7  # cells: the neighbours of the one that the hand's middle is in are nearly right
 _BACKGROUNDS, _DRAWN = 1500, 400
 _NO_LETTER_SHARE = 0.04  # of what is shown, beside the letters
 _ROOM = 0.3  # of a picture's side, at least, beside a hand, for a background
@@ -112,10 +115,10 @@ def teach(  # noqa: PLR0913 - what a reader is taught with
                     seen, far = scenes(hands_seen, backgrounds.to(pixels.device), _NO_LETTER)
                 return _loss(eye, seen, far)
 
-        reader = cast("Reader", network.layers)
-        eye = reader.eye.learning()
+        eye = untaught_eye().learning()
         trained = fit(eye, lessons, loss, options, own, seed=seed, shares=shares, on_progress=on_progress)
-        reader.eye = cast("HandNetwork", trained)
+        reader = cast("Reader", network.layers)
+        reader.eye = cast("HandNetwork", trained).folded()
         # Weights that 16 bits hold: a model is stored in half the room, and none the worse.
         return reader.half().float()
 
@@ -244,7 +247,30 @@ def _loss(eye: nn.Module, seen: Hands, far: Tensor) -> Tensor:
     right = _mean(binary_cross_entropy_with_logits(look.right, seen.right, reduction="none"), seen.trust)
     by_points = cross_entropy(look.by_points, seen.letters, reduction="none", label_smoothing=_SMOOTHING)
     by_points = _mean(by_points, weight * (seen.trust > 0))
-    return letters + _POINTS * points + _PRESENT * present + _RIGHT * right + _BY_POINTS * by_points
+    middle, size = _box_loss(look, seen)
+    return (
+        letters
+        + _POINTS * points
+        + _PRESENT * present
+        + _RIGHT * right
+        + _BY_POINTS * by_points
+        + _MIDDLE * middle
+        + _SIZE * size
+    )
+
+
+def _box_loss(look: Look, seen: Hands) -> tuple[Tensor, Tensor]:
+    """How wrong the middle of the hand's box is, as a divergence of distributions over cells, and its size there."""
+    low, high = seen.points[:, :, :2].amin(1), seen.points[:, :, :2].amax(1)
+    middle, side = (low + high) / 2, (high - low).amax(1).clamp(0.05, 3)
+    cells = look.middles.shape[2]
+    places = (torch.arange(cells, device=middle.device) + 0.5) / cells
+    apart = (places[:, None] - middle[:, 1, None, None]).square() + (places - middle[:, 0, None, None]).square()
+    target = (-apart * (cells / _MIDDLE_SPREAD) ** 2 / 2).flatten(1).softmax(1)
+    trust = seen.trust * ((middle > 0) & (middle < 1)).all(1)
+    where = kl_div(look.middles.flatten(1).log_softmax(1), target, reduction="none").sum(1)
+    size = (target * (look.sizes.flatten(1) - (side * cells).log()[:, None]).abs()).sum(1)
+    return _mean(where, trust), _mean(size, trust)
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -47,8 +47,17 @@ def true_rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
     return rows
 
 
+def is_rendered(archive: Archive) -> bool:
+    """Whether an archive, not several joined, has the table of a rendered set: nobody's hands are in it."""
+    return len(_tables(archive)) == 1
+
+
+def _tables(archive: Archive) -> list[str]:
+    return [member.name for member in archive.members if PurePosixPath(member.name).name == TABLE]
+
+
 def _rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
-    tables = [member.name for member in archive.members if PurePosixPath(member.name).name == TABLE]
+    tables = _tables(archive)
     if len(tables) != 1:
         return {}
     folder = tables[0].removesuffix(TABLE)  # a set may be packed with its folder
