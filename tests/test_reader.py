@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from fingerspell import reader
-from fingerspell.backbones import EMBEDDED, Backbone, load_backbone, untaught_eye, untaught_reader
+from fingerspell.backbones import EMBEDDED, Backbone, load_backbone, untaught_reader
 from fingerspell.errors import BackboneError
 from fingerspell.graphs import backbone_graph
 from fingerspell.hands import POINTS, READER
-from fingerspell.reader import SIZE, VIEW, Reader, box_of, normalised
+from fingerspell.reader import SIZE, VIEW, Reader, normalised
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,13 @@ def test_a_look_has_the_shapes_it_names_at_every_side(untaught: Backbone, side: 
     assert look.points.shape == (2, POINTS, 3)
     assert look.present.shape == look.right.shape == (2,)
     assert look.letters.shape == look.by_points.shape == (2, reader.ANSWERS)
-    assert look.middles.shape == look.sizes.shape == (2, side // reader.CELL, side // reader.CELL)
+    cells = side // reader.CELL
+    assert look.middles.shape == look.sizes.shape == (2, cells, cells)
+    assert look.heatmaps.shape == (2, POINTS, cells, cells)
 
 
 def test_everything_but_the_first_stages_learns(untaught: Backbone) -> None:
-    eye = untaught_eye().learning().train()
+    eye = untaught_reader().network.layers.eye.learning().train()  # type: ignore[union-attr,operator]
     still = {name for name, p in eye.named_parameters() if not p.requires_grad}
     first = ("trunk.conv_stem", "trunk.bn1", "trunk.blocks.0", "trunk.blocks.1")
     assert still == {name for name, _ in eye.named_parameters() if name.startswith(first)}
@@ -90,14 +92,6 @@ def test_beyond_the_picture_its_edge_is_repeated_and_the_whole_is_the_whole() ->
     picture = torch.full((1, 3, SIZE, SIZE), 0.7)
     view = reader._view(picture, reader._Box(torch.tensor([[0.0, 1.0]]), torch.tensor([1.0])), VIEW)
     torch.testing.assert_close(view, torch.full_like(view, 0.7))
-
-
-def test_box_holds_its_points_and_is_never_tiny() -> None:
-    points = torch.rand(5, POINTS, 3, generator=torch.Generator().manual_seed(0))
-    box = box_of(points)
-    apart = (points[:, :, :2] - box.middle[:, None]).abs().amax((1, 2))
-    assert (apart < box.side / 2).all()
-    assert box_of(torch.full((1, POINTS, 3), 0.5)).side.item() == pytest.approx(0.1)
 
 
 def test_normalised_hands_know_no_place_and_no_size_but_their_side() -> None:
@@ -127,11 +121,13 @@ def test_a_hand_is_placed_where_its_middle_is_likeliest(cells: int) -> None:
     middles[0, 10, 2] = 29.0  # another likely place is not mixed in
     sizes[:, 4, 7:9] = torch.tensor(3.0).log()
     present = torch.tensor([1.0, 1.0, -1.0])
-    look = reader.Look(torch.zeros(3, POINTS, 3), present, present, present, present, middles, sizes)
+    look = reader.Look(torch.zeros(3, POINTS, 3), present, present, present, present, middles, sizes, middles)
     box = reader._placed(look, reader._Box(torch.tensor([[0.5, 0.5]]).expand(3, 2), torch.ones(3)))
     expected = torch.tensor([[7.5 / cells, 4.5 / cells], [8 / cells, 4.5 / cells], [0.5, 0.5]])
     torch.testing.assert_close(box.middle, expected)
     torch.testing.assert_close(box.side, torch.tensor([3 / cells * reader.MARGIN, 3 / cells * reader.MARGIN, 1]))
+    tiny = reader._placed(look, reader._Box(torch.full((3, 2), 0.5), torch.full((3,), 0.01)))
+    assert tiny.side.tolist()[:2] == pytest.approx([0.1, 0.1])
     inner = reader._placed(look, reader._Box(torch.tensor([[0.6, 0.4]]).expand(3, 2), torch.full((3,), 0.5)))
     torch.testing.assert_close(inner.middle[0], (expected[0] - 0.5) / 2 + torch.tensor([0.6, 0.4]))
 
@@ -140,8 +136,8 @@ def test_no_letter_makes_all_letters_equally_likely() -> None:
     logits = torch.zeros(1, reader.ANSWERS)
     logits[:, 0], logits[:, -1] = 5.0, 50.0
     none = torch.zeros(1)
-    look = reader.Look(torch.zeros(1, POINTS, 3), none, none, logits, logits, none, none)
-    letters = reader._agreed([look, look]).exp()
+    answer = reader._answer(reader.Look(torch.zeros(1, POINTS, 3), none, none, logits, logits, none, none, none))
+    letters = reader._agreed([answer, answer]).exp()
     torch.testing.assert_close(letters, torch.full_like(letters, 1 / 26))
 
 

@@ -184,7 +184,7 @@ def load_backbone(
 
     def load() -> Network:
         layers = (
-            Reader(untaught_eye().folded())
+            Reader(_untaught_eye())
             if name == READER
             else _create(name, pretrained=weights is None and name != EMBEDDED)
         )
@@ -304,11 +304,10 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
 def untaught_reader() -> Backbone:
     """Reader whose trunk is the embedded network; its new layers are random, the same every time, and to be taught."""
     preprocessing = Preprocessing(**_READER_INPUT)  # type: ignore[arg-type]
-    return Backbone.of(READER, Network(Reader(untaught_eye().folded()), preprocessing))
+    return Backbone.of(READER, Network(Reader(_untaught_eye()), preprocessing))
 
 
-def untaught_eye() -> HandNetwork:
-    """Network of the untaught reader as it learns, before it is folded."""
+def _untaught_eye() -> HandNetwork:
     trunk = _create(EMBEDDED, pretrained=False)
     _load_embedded(trunk)
     with torch.random.fork_rng(devices=[]):

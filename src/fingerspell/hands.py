@@ -7,7 +7,7 @@ A picture gives one row of ``ROW`` float32 values, always:
 [0] found     1, or 0 where every try missed the hand; all other values but the shape are then 0
 [1] right     probability that it is a right hand, as MediaPipe says it
 [2] sure      MediaPipe's confidence in that side
-[3] step      of the ladder of tries that found it (``_LADDER``)
+[3] step      of the ladder of tries that found it (``_LADDER``); ``DRAWN`` for the truth about a rendered hand
 [4] shape     width of the picture over its height
 [5:68]        21 points of the picture: x and y in shares of its width and height, z (depth) in the scale of x
 [68:131]      21 points of the world: metres from the hand's centre
@@ -47,6 +47,8 @@ POINTS = 21  # in MediaPipe's order: the wrist, then four of each finger from th
 TIPS = (4, 8, 12, 16, 20)
 PICTURE, WORLD = slice(5, 5 + 3 * POINTS), slice(5 + 3 * POINTS, 5 + 6 * POINTS)
 ROW = 5 + 6 * POINTS
+
+DRAWN = -1  # the step of a row that no detector found: the picture was drawn with the hand there
 
 READER = "reader"  # our own network (reader.py), which needs no MediaPipe once it is taught
 

@@ -2,8 +2,8 @@
 
 One small network, ``HandNetwork``, sees a view and says where a hand is and how large, where its 21 points are, which
 hand it is, whether there is one at all, and which letter it shows. ``Reader`` shows it the whole picture, where it
-finds the hand, then the hand's box, which its points make exact, and takes the mean of what it reads from afar, from a
-little away and from near. Cutting the boxes out is part of the network, so that a picture goes in and a letter comes
+finds the hand, then the box of the hand, and takes the mean of what it reads from afar, from a little away and from
+near. Cutting the boxes out is part of the network, so that a picture goes in and a letter comes
 out, in torch, in OpenVINO and in ONNX Runtime alike.
 """
 
@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate, log_softmax, softmax
 
 from fingerspell.alphabet import LETTERS
 from fingerspell.hands import POINTS, TIPS, Reading
+from fingerspell.heads import perceptron
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,10 +34,10 @@ MARGIN = 1.45  # side of a view over that of the box of its points
 VERSION = 2  # of the way it looks: raise it whenever the same weights would answer otherwise
 
 _CHANNELS = 64
-_REACH = 1.2  # points may lie so far around the middle of a view, in halves of its side
+REACH = 1.2  # points may lie so far around the middle of a view, in halves of its side
 _FROZEN = 2  # stages: edges and colours, and nearly half the work of training
 _WIDE = 1.3  # side of the wider box that is read too: points that are not quite right make boxes too small
-_LARGE = 0.62  # side of the box, in sides of the picture, from which the smaller view finds better
+_FILLS = 0.62  # side of the box, in sides of the picture, from which the smaller view of the whole is better
 _LEAST_SIDE = 0.1  # of a view, in sides of the picture
 _WRIST, _FIRST, _MIDDLE, _LAST = 0, 5, 9, 17  # the wrist, and where the fingers begin
 
@@ -51,11 +52,14 @@ class Look(NamedTuple):
     present, right : Tensor
         (N,): logits that there is a hand, and that it is a right one.
     letters, by_points : Tensor
-        (N, 27): logits of the letters and of none, from the view and from the points alone.
+        (N, 27): logits of the letters and of none, from the view and from the points alone. While the network learns,
+        ``by_points`` has a row for each hand to practise on.
     middles, sizes : Tensor
         (N, cells, cells): for each cell of an even grid on the view, the logit that the middle of the hand's box is
         in it, and the logarithm of that box's side in cells, if it is. Cells have ``CELL`` pixels a side: in them, a
         hand has the same size in a large view as in a small one.
+    heatmaps : Tensor
+        (N, 21, cells, cells): logits of where each point is, on a grid that reaches ``REACH`` sides about the middle.
     """
 
     points: Tensor
@@ -65,6 +69,7 @@ class Look(NamedTuple):
     by_points: Tensor
     middles: Tensor
     sizes: Tensor
+    heatmaps: Tensor
 
 
 class HandNetwork(nn.Module):
@@ -89,24 +94,19 @@ class HandNetwork(nn.Module):
         self.depth = nn.Linear(1280, POINTS)
         self.facts = nn.Linear(1280, 2)
         self.letters = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, ANSWERS))
-        self.by_points = nn.Sequential(
-            nn.Linear(3 * POINTS + len(TIPS) * POINTS, 256),
-            nn.ReLU(),
-            nn.Dropout(0.1),
-            nn.Linear(256, 128),
-            nn.ReLU(),
-            nn.Linear(128, ANSWERS),
-        )
+        self.by_points = perceptron([3 * POINTS + len(TIPS) * POINTS, 256, 128, ANSWERS], 0.1)
 
     def forward(self, views: Tensor, practice: Callable[[Tensor], Tensor] | None = None) -> Look:
         """See the class. In training ``practice`` makes of the points the normalised hands to read letters from."""
         scales, last = self._features(views)
         pyramid = self._pyramid(scales)
-        points = self._points(pyramid, last)
+        heatmaps, depths = self.heatmaps(pyramid).split(POINTS, dim=1)
+        points = self._points(heatmaps, depths, last)
         present, right = self.facts(last).unbind(1)
         hands = practice(points.detach()) if practice else normalised(points)
+        by_points = self.by_points(_measured(hands))
         middles, sizes = self.box(pyramid).unbind(1)
-        return Look(points, present, right, self.letters(last), self.by_points(_measured(hands)), middles, sizes)
+        return Look(points, present, right, self.letters(last), by_points, middles, sizes, heatmaps)
 
     def learning(self) -> HandNetwork:
         """Ask for the gradients of everything but the first stages, and return the network."""
@@ -150,13 +150,11 @@ class HandNetwork(nn.Module):
         pyramid: Tensor = fine + interpolate(middle, size=fine.shape[2:])
         return pyramid
 
-    def _points(self, pyramid: Tensor, last: Tensor) -> Tensor:
-        maps = self.heatmaps(pyramid)
-        height, width = maps.shape[2:]
-        where = maps[:, :POINTS].flatten(2).softmax(2).unflatten(2, (height, width))
-        x = (where.sum(2) * _places(width, _REACH, where)).sum(2)
-        y = (where.sum(3) * _places(height, _REACH, where)).sum(2)
-        depth = self.depth(last) + (where * maps[:, POINTS:]).sum((2, 3))
+    def _points(self, heatmaps: Tensor, depths: Tensor, last: Tensor) -> Tensor:
+        where = heatmaps.flatten(2).softmax(2).view_as(heatmaps)
+        places = grid(heatmaps.shape[2], REACH, where)
+        x, y = (where.sum(2) * places).sum(2), (where.sum(3) * places).sum(2)
+        depth = self.depth(last) + (where * depths).sum((2, 3))
         return torch.stack([x, y, depth / 10], dim=2)
 
 
@@ -171,25 +169,19 @@ class Reader(nn.Module, Reading):
         """See the class."""
         count = pictures.shape[0]
         whole = _Box(pictures.new_full((count, 2), 0.5), pictures.new_ones(count))
-        afar, close = (self.eye(_view(pictures, whole, side)) for side in (WHOLE_VIEW, VIEW))
-        box = _placed(afar, whole)
-        # In the larger view a hand that fills the picture is larger than any that was learnt from.
-        large = box.side > _LARGE
-        box = _chosen(large, _placed(close, whole), box)
-        seen = Look(
-            *(
-                torch.where(large.view(-1, *(1,) * (a.dim() - 1)), a, b) if a.shape == b.shape else b
-                for a, b in zip(close, afar, strict=True)
-            )
-        )
+        fine, coarse = (self.eye(_view(pictures, whole, side)) for side in (WHOLE_VIEW, VIEW))
+        box, large = _placed(fine, whole), _placed(coarse, whole)
+        # A hand that fills the picture is larger in the fine view than any that was learnt from.
+        fills = box.side > _FILLS
+        box = _Box(torch.where(fills[:, None], large.middle, box.middle), torch.where(fills, large.side, box.side))
         wide = _Box(box.middle, (box.side * _WIDE).clamp(max=MARGIN))
-        both = self.eye(
-            torch.cat([_view(pictures, box, VIEW), _view(pictures, wide, VIEW)])
-        )  # its weights are read once
+        both = self.eye(torch.cat([_view(pictures, box, VIEW), _view(pictures, wide, VIEW)]))  # weights are read once
         near, away = (Look(*(part[half] for part in both)) for half in (slice(count), slice(count, None)))
+        afar = torch.where(fills[:, None], _answer(coarse), _answer(fine))
         facts = torch.stack([near.present.sigmoid(), near.right.sigmoid()], dim=1)
         points = box.outward(near.points).flatten(1)
-        return torch.cat([_agreed([seen, away, near]), points, facts, box.middle, box.side[:, None]], dim=1)
+        letters = _agreed([afar, _answer(away), _answer(near)])
+        return torch.cat([letters, points, facts, box.middle, box.side[:, None]], dim=1)
 
 
 @dataclass(frozen=True)
@@ -210,36 +202,17 @@ def _placed(look: Look, box: _Box) -> _Box:
     cells = look.middles.shape[2]
     best = look.middles.flatten(1).argmax(1)
     row, column = torch.div(best, cells, rounding_mode="floor"), best % cells
-    grid = torch.arange(cells, device=best.device)
-    near = ((grid - row[:, None]).abs() <= 1)[:, :, None] & ((grid - column[:, None]).abs() <= 1)[:, None]
+    numbers = torch.arange(cells, device=best.device)
+    near = ((numbers - row[:, None]).abs() <= 1)[:, :, None] & ((numbers - column[:, None]).abs() <= 1)[:, None]
     # Between the cells: the mean over the best one and its neighbours. Others are far less than e^-20 as likely.
     where = look.middles.masked_fill(~near, -1e4).flatten(1).softmax(1).view(-1, cells, cells)
-    places = _places(cells, 1.0, where)
+    places = grid(cells, 1.0, where)
     middle = torch.stack([(where.sum(1) * places).sum(1), (where.sum(2) * places).sum(1)], dim=1)
     side = (where * look.sizes).sum((1, 2)).exp() / cells * MARGIN
-    found = _Box((middle - 0.5) * box.side[:, None] + box.middle, (side * box.side).clamp(_LEAST_SIDE, MARGIN))
-    return _or_all(found, look)
-
-
-def _found(look: Look, box: _Box) -> _Box:
-    """Box of the points that a look at a box sees; the whole picture where it sees no hand."""
-    return _or_all(box_of(box.outward(look.points)), look)
-
-
-def _chosen(first: Tensor, one: _Box, other: _Box) -> _Box:
-    return _Box(torch.where(first[:, None], one.middle, other.middle), torch.where(first, one.side, other.side))
-
-
-def _or_all(found: _Box, look: Look) -> _Box:
+    middle, side = (middle - 0.5) * box.side[:, None] + box.middle, (side * box.side).clamp(_LEAST_SIDE, MARGIN)
     surely = look.present > 0
-    middle = torch.where(surely[:, None], found.middle, torch.full_like(found.middle, 0.5))
-    return _Box(middle, torch.where(surely, found.side, torch.ones_like(found.side)))
-
-
-def box_of(points: Tensor) -> _Box:
-    """Box to look at for points (N, 21, 3) of a picture."""
-    low, high = points[:, :, :2].amin(1), points[:, :, :2].amax(1)
-    return _Box((low + high) / 2, ((high - low).amax(1) * MARGIN).clamp(_LEAST_SIDE, MARGIN))
+    middle = torch.where(surely[:, None], middle, torch.full_like(middle, 0.5))
+    return _Box(middle, torch.where(surely, side, torch.ones_like(side)))
 
 
 def normalised(points: Tensor) -> Tensor:
@@ -260,13 +233,17 @@ def _measured(hands: Tensor) -> Tensor:
     return torch.cat([hands.flatten(1), (apart.square().sum(3) + 1e-8).sqrt().flatten(1)], dim=1)
 
 
-def _agreed(looks: Sequence[Look]) -> Tensor:
+def _answer(look: Look) -> Tensor:
+    """Probabilities (N, 27) of the letters and of none: the geometric mean of what view and points say."""
+    return softmax((log_softmax(look.letters, dim=1) + log_softmax(look.by_points, dim=1)) / 2, dim=1)
+
+
+def _agreed(answers: Sequence[Tensor]) -> Tensor:
     """Log-probabilities (N, 26) of the letters; where it is none, all letters are equally unlikely.
 
     The mean over looks is that of probabilities: one that sees too little of the hand is unsure, and says little.
     """
-    answers = [log_softmax(look.letters, dim=1) + log_softmax(look.by_points, dim=1) for look in looks]
-    together = torch.stack([softmax(answer / 2, dim=1) for answer in answers]).mean(0)
+    together = torch.stack(list(answers)).mean(0)
     letters, none = together[:, :-1], together[:, -1:]
     shares = letters / letters.sum(1, keepdim=True).clamp(min=1e-6)
     return (shares * (1 - none) + none / (ANSWERS - 1)).clamp(min=1e-8).log()
@@ -285,13 +262,13 @@ def _view(pictures: Tensor, box: _Box, side: int) -> Tensor:
 
 def _sampling(middle: Tensor, side: Tensor, cells: int, pixels: int) -> Tensor:
     """Share (N, cells, pixels) that each pixel of a line has in each cell of a view: bilinear, two samples a cell."""
-    spread = _places(2 * cells, 1.0, middle) - 0.5
+    spread = grid(2 * cells, 1.0, middle) - 0.5
     places = ((spread * side[:, None] + middle[:, None]) * pixels - 0.5).clamp(0, pixels - 1)
     shares = (1 - (places[:, :, None] - torch.arange(pixels, device=middle.device)).abs()).clamp(min=0)
     return shares.view(-1, cells, 2, pixels).mean(2)
 
 
-def _places(count: int, reach: float, like: Tensor) -> Tensor:
+def grid(count: int, reach: float, like: Tensor) -> Tensor:
     """Middles of so many cells of a view's side, spread by ``reach`` about its middle; on the device of ``like``."""
     return ((torch.arange(count, device=like.device) + 0.5) / count - 0.5) * reach + 0.5
 

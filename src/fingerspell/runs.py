@@ -271,7 +271,7 @@ def train_everybody(
         dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
         pictures = dataset.letters()
         groups = _groups(archive, pictures, chosen)
-        split = splits.everybody(pictures, chosen.split, groups)
+        split = splits.everybody(pictures, chosen.split, groups, _rendered(archive, pictures))
         engine = _engine(archive, split, _spare_others(archive, dataset, (), chosen), chosen, on_progress)
         write_text(out / "recipe.toml", chosen.to_toml())
         write_text(out / "split.csv", split.to_csv())
@@ -297,7 +297,14 @@ def _split(archive: Archive, dataset: Dataset, recipe: Recipe) -> Split:
     options, groups = recipe.split, None
     if options.groups or options.per_group or options.protocol in ("groups", "leave-one-group-out"):
         groups = _groups(archive, pictures, recipe)
-    return splits.split_pictures(pictures, options, seed=recipe.seed, groups=groups)
+    rendered = _rendered(archive, pictures)
+    return splits.split_pictures(pictures, options, seed=recipe.seed, groups=groups, rendered=rendered)
+
+
+def _rendered(archive: Archive, pictures: Sequence[Picture]) -> frozenset[str]:
+    from fingerspell.truth import rendered_among
+
+    return rendered_among(archive, [picture.id for picture in pictures])
 
 
 def _groups(archive: Archive, pictures: Sequence[Picture], recipe: Recipe) -> dict[str, str]:
@@ -436,8 +443,9 @@ def _spare_others(archive: Archive, dataset: Dataset, others: splits.Pictures, r
         and not (home and splits.is_within(p.id, home))
         and not (options.protocol == "folders" and p.part == "test")
     ]
+    rendered = _rendered(archive, spare)  # what these are like is chance
     known = has_near_copy(spare, others)
-    spare = [p for p, near in zip(spare, known, strict=True) if not near]
+    spare = [p for p, near in zip(spare, known, strict=True) if not near or p.id in rendered]
     kept = set(splits.thinned(spare, options.per_group, {})) if options.per_group else set(spare)
     return tuple(p for p in spare if p in kept)
 

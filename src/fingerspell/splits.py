@@ -33,7 +33,7 @@ from fingerspell.errors import SplitError
 from fingerspell.files import csv_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from fingerspell.dataset import Picture
     from fingerspell.recipes import SplitOptions
@@ -79,7 +79,12 @@ class Split:
 
 
 def split_pictures(
-    pictures: Sequence[Picture], options: SplitOptions, *, seed: int, groups: Mapping[str, str] | None = None
+    pictures: Sequence[Picture],
+    options: SplitOptions,
+    *,
+    seed: int,
+    groups: Mapping[str, str] | None = None,
+    rendered: Collection[str] = (),
 ) -> Split:
     """Divide good pictures of letters into train, validation and test.
 
@@ -95,6 +100,8 @@ def split_pictures(
         once computed serve again.
     groups
         Picture id to group, for the protocols of groups and for ``per_group``.
+    rendered
+        Ids of rendered pictures. Beside pictures of people they only train.
 
     Raises
     ------
@@ -114,8 +121,9 @@ def split_pictures(
             "validation and test. Raise folds in the recipe."
         )
     rng = np.random.default_rng(seed)
-    division = PROTOCOLS[options.protocol](pictures, options, rng, groups or {})
-    train, validation, notes = _fill(division, options, groups or {})
+    people, drawn = _apart(pictures, rendered)
+    division = PROTOCOLS[options.protocol](people, options, rng, groups or {})
+    train, validation, notes = _fill(division, drawn, options, groups or {})
     train, validation, dropped = _without_duplicates(train, validation, division.test, leak=options.reference_leak)
     in_order = partial(_sorted_as, pictures)
     split = Split(in_order(train), in_order(validation), in_order(division.test), dropped, (*division.notes, *notes))
@@ -123,12 +131,15 @@ def split_pictures(
     return split
 
 
-def everybody(pictures: Sequence[Picture], options: SplitOptions, groups: Mapping[str, str]) -> Split:
+def everybody(
+    pictures: Sequence[Picture], options: SplitOptions, groups: Mapping[str, str], rendered: Collection[str] = ()
+) -> Split:
     """Split without a test set, for a model that is measured elsewhere: the pool of ``leave-one-group-out`` is all.
 
     Parameters are those of ``split_pictures``.
     """
-    train, validation, notes = _fill(_Division([], list(pictures), by_bursts=True), options, groups)
+    people, drawn = _apart(pictures, rendered)
+    train, validation, notes = _fill(_Division([], people, by_bursts=True), drawn, options, groups)
     train, validation, dropped = _without_duplicates(train, validation, [], leak=False)
     in_order = partial(_sorted_as, pictures)
     split = Split(in_order(train), in_order(validation), (), dropped, ("All groups train.", *notes))
@@ -408,14 +419,27 @@ PROTOCOLS: dict[str, _Protocol] = {
 }
 
 
+def _apart(pictures: Sequence[Picture], rendered: Collection[str]) -> tuple[list[Picture], list[Picture]]:
+    """Pictures of people and rendered ones; where there are no people, the rendered ones stand for them."""
+    people = [picture for picture in pictures if picture.id not in rendered]
+    if not people:
+        return list(pictures), []
+    return people, [picture for picture in pictures if picture.id in rendered]
+
+
 def _fill(
-    division: _Division, options: SplitOptions, groups: Mapping[str, str]
+    division: _Division, drawn: list[Picture], options: SplitOptions, groups: Mapping[str, str]
 ) -> tuple[list[Picture], list[Picture], list[str]]:
     """Training and validation pictures: a sample of the pool, and if the protocol set none aside, a share of it.
+
+    Rendered ones that were ``drawn`` come to the training pictures.
 
     Both are the same for every seed, so that another seed needs no features of other pictures or views.
     """
     pool, notes = division.pool, []
+    if drawn:
+        drawn = thinned(drawn, options.per_group or len(drawn), groups)
+        notes.append(f"Rendered pictures only train: {len(drawn):,}.")
     if options.per_group:
         pool = thinned(pool, options.per_group, groups)
         notes.append(
@@ -426,9 +450,9 @@ def _fill(
         notes.append(f"The sample of {options.sample:,} is all of the {len(pool):,} pictures there are.")
     pool = _sample(pool, options.sample)
     if division.validation is not None:
-        return pool, division.validation, notes
+        return pool + drawn, division.validation, notes
     share = _share_of_bursts if division.by_bursts else _share
-    train, validation = [], []
+    train, validation = [*drawn], []
     rng = np.random.default_rng(0)
     for letter in _by_letter(pool, lambda p: p.id):
         taken, rest = share(letter, options.validation, rng)

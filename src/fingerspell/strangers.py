@@ -35,7 +35,7 @@ from fingerspell.progress import silent
 from fingerspell.recipes import load_recipe, override
 from fingerspell.reporting import write_strangers
 from fingerspell.runs import recipe_for, train, train_everybody
-from fingerspell.truth import is_rendered
+from fingerspell.truth import rendered_among
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,7 +94,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of all pictures of letters before any training; ``rendered`` are archives of nobody's hands."""
+    """What is known of all pictures of letters before any training; ``rendered`` are ids of those of nobody's hands."""
 
     name: str
     pictures: dict[str, Picture]
@@ -167,7 +167,7 @@ def strangers(
         folds.append(_read_fold(folder, name, known))
     on_progress("Groups held out", len(names), len(names))
     result = summarise(folds, risk=known.recipe.risk) | {"data": known.name, "recipe": known.recipe.name, "by": by}
-    result["rendered"] = sorted(known.rendered)
+    result["rendered"] = len(known.rendered)
     if final is not None:
         fitted = Calibration(**result["calibration"])
         measured = _measured(result, names, dict(final))
@@ -215,13 +215,12 @@ def _look(
         chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides)
         pictures = {picture.id: picture for picture in dataset.letters()}
         groups = groups_of(archive, list(pictures), chosen.split.groups)
-        rendered = frozenset(stem for stem, part in archive.parts.items() if is_rendered(part))
-        return _Known(dataset.name, pictures, groups, rendered, chosen)
+        return _Known(dataset.name, pictures, groups, rendered_among(archive, list(pictures)), chosen)
 
 
 def _held_out(known: _Known, by: By) -> list[str]:
     """Names of the groups to hold out: rendered hands only teach."""
-    found = set(known.groups.values()) - known.rendered
+    found = {group for name, group in known.groups.items() if name not in known.rendered}
     tops = {name.partition("/")[0] for name in found}
     names = sorted(tops if by == "archive" and len(tops) > 1 else found)
     if len(names) < 2:

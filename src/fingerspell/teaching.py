@@ -1,14 +1,16 @@
 """Teach the reader: letters by their labels, and where a hand's points are by MediaPipe, its teacher.
 
 A picture is seen in many scenes (``scenes.py``). Pictures of no letter teach when to say nothing: hands that make other
-signs, and parts of pictures where no hand is. The teacher is needed here alone; a taught reader looks by itself.
+signs, and parts of pictures where no hand is. Rendered hands come first, for the truth about them is exact: what is
+learnt from them alone holds whoever is taught after them. The teacher is needed here alone; a taught reader looks by
+itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -18,11 +20,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from fingerspell import hands, images
 from fingerspell.alphabet import LETTERS
-from fingerspell.backbones import untaught_eye
+from fingerspell.backbones import Backbone, Network
 from fingerspell.features import decoded
 from fingerspell.finetuning import fit, kept_pixels, tuned
 from fingerspell.neighbours import bursts
-from fingerspell.reader import ANSWERS, MEAN, STD, Look, normalised
+from fingerspell.reader import ANSWERS, MEAN, REACH, STD, Look, Reader, grid, normalised
 from fingerspell.scenes import Hands, scenes, turned
 from fingerspell.streams import ordered_map
 
@@ -34,19 +36,19 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fingerspell.archive import Archive
-    from fingerspell.backbones import Backbone, Network
     from fingerspell.dataset import Picture
     from fingerspell.images import Pixels
     from fingerspell.progress import Progress
-    from fingerspell.reader import HandNetwork, Reader
+    from fingerspell.reader import HandNetwork
     from fingerspell.recipes import FineTuningOptions
 
     Rows = NDArray[np.float32]
 
 # Part of the key under which weights are remembered: raise it whenever a training would end with others.
-_VERSION = 3
+_VERSION = 4
 
 _SIDE = 128  # pixels of a training picture: of the public sets few have more
+_RENDERED_FIRST = 4  # epochs of rendered hands for each epoch of all: they come in any number, and are exact
 _NO_LETTER = ANSWERS - 1
 _WITHOUT_HAND = ("nothing", "Blank")
 _DOUBTFUL = 0.4  # trust in points that the teacher found only with low confidence
@@ -54,7 +56,9 @@ _FIRST_DOUBTFUL_STEP = 4  # of the teacher's ladder
 _SMOOTHING = 0.1
 _FAR_LETTERS = 0.3  # weight of a letter that is seen from afar: it is there to be found first
 # Weights of the losses beside the letters'.
-_POINTS, _PRESENT, _RIGHT, _BY_POINTS, _MIDDLE, _SIZE = 4.0, 0.3, 0.3, 0.5, 0.5, 0.5
+_POINTS, _HEATMAPS, _PRESENT, _RIGHT, _BY_POINTS, _MIDDLE, _SIZE = 4.0, 1.0, 0.3, 0.3, 0.5, 0.5, 0.5
+_PRACTICE = 8  # times that each hand is turned, to learn letters from points: next to the views they cost nothing
+_POINT_SPREAD = 0.05  # of the hand's box: what is near to a point is nearly right
 _MIDDLE_SPREAD = 0.7  # cells: the neighbours of the one that the hand's middle is in are nearly right
 _BACKGROUNDS, _DRAWN = 1500, 400
 _NO_LETTER_SHARE = 0.04  # of what is shown, beside the letters
@@ -73,7 +77,7 @@ def teach(  # noqa: PLR0913 - what a reader is taught with
     seed: int = 0,
     on_progress: Progress,
 ) -> Backbone:
-    """Train a reader on pictures of letters and of none.
+    """Train a reader on pictures of letters and of none: on rendered ones alone, then on all.
 
     Parameters
     ----------
@@ -84,7 +88,7 @@ def teach(  # noqa: PLR0913 - what a reader is taught with
     pictures
         Training pictures and no others, N of them, of letters and of no letter.
     rows
-        What the teacher says of each, (N, ``hands.ROW``).
+        What the teacher says of each, (N, ``hands.ROW``), or what is known of rendered ones.
     groups
         Picture id to group. Groups are shown in proportion to the root of their bursts, and their letters alike.
     options, folder, seed, on_progress
@@ -95,6 +99,29 @@ def teach(  # noqa: PLR0913 - what a reader is taught with
     TuningError, CacheError, DatasetError
         As ``finetuning.fine_tune``.
     """
+    taught, rendered = backbone, rows[:, hands.STEP] == hands.DRAWN
+    for which, epochs in ((rendered, _RENDERED_FIRST * options.epochs), (np.ones_like(rendered), options.epochs)):
+        if which.any():
+            own = [picture for picture, wanted in zip(pictures, which, strict=True) if wanted]
+            stage = replace(options, epochs=epochs)
+            taught = _taught(taught, archive, own, rows[which], groups, stage, folder, seed, on_progress)
+    eye = cast("Reader", taught.network.layers).eye
+    # Weights that 16 bits hold: a model is stored in half the room, and none the worse.
+    return Backbone.of(backbone.name, Network(Reader(eye.folded()).half().float(), backbone.preprocessing))
+
+
+def _taught(  # noqa: PLR0913, PLR0917 - as above
+    backbone: Backbone,
+    archive: Archive,
+    pictures: Sequence[Picture],
+    rows: Rows,
+    groups: Mapping[str, str],
+    options: FineTuningOptions,
+    folder: Path,
+    seed: int,
+    on_progress: Progress,
+) -> Backbone:
+    """Reader that was trained on pictures, with its batch norm."""
     shares = _shares(pictures, groups)
     facts = {
         "teacher": hands.VERSION,
@@ -115,12 +142,9 @@ def teach(  # noqa: PLR0913 - what a reader is taught with
                     seen, far = scenes(hands_seen, backgrounds.to(pixels.device), _NO_LETTER)
                 return _loss(eye, seen, far)
 
-        eye = untaught_eye().learning()
+        eye = cast("Reader", network.layers).eye.learning()
         trained = fit(eye, lessons, loss, options, own, seed=seed, shares=shares, on_progress=on_progress)
-        reader = cast("Reader", network.layers)
-        reader.eye = cast("HandNetwork", trained).folded()
-        # Weights that 16 bits hold: a model is stored in half the room, and none the worse.
-        return reader.half().float()
+        return Reader(cast("HandNetwork", trained)).requires_grad_(requires_grad=False).eval()
 
     return tuned(backbone, pictures, [facts, _VERSION], options, folder, seed, train)
 
@@ -233,8 +257,9 @@ def _loss(eye: nn.Module, seen: Hands, far: Tensor) -> Tensor:
 
     def practice(own: Tensor) -> Tensor:
         # Half of the hands are the teacher's, half what the network makes of them, which is never so good.
-        theirs = torch.rand(len(own))[:, None, None] < 0.5
-        return turned(torch.where(theirs, normalised(seen.points), normalised(own)))
+        theirs = torch.rand(_PRACTICE * len(own))[:, None, None] < 0.5
+        known, seen_so = (normalised(points).repeat(_PRACTICE, 1, 1) for points in (seen.points, own))
+        return turned(torch.where(theirs, known, seen_so))
 
     views = (seen.pixels * 255 - MEAN) / STD
     look: Look = eye(views.contiguous(memory_format=torch.channels_last), practice)
@@ -245,12 +270,14 @@ def _loss(eye: nn.Module, seen: Hands, far: Tensor) -> Tensor:
     points = _mean(apart.mean((1, 2)) / box, seen.trust)
     present = binary_cross_entropy_with_logits(look.present, seen.shown)
     right = _mean(binary_cross_entropy_with_logits(look.right, seen.right, reduction="none"), seen.trust)
-    by_points = cross_entropy(look.by_points, seen.letters, reduction="none", label_smoothing=_SMOOTHING)
-    by_points = _mean(by_points, weight * (seen.trust > 0))
+    practised = seen.letters.repeat(_PRACTICE)
+    by_points = cross_entropy(look.by_points, practised, reduction="none", label_smoothing=_SMOOTHING)
+    by_points = _mean(by_points, (weight * (seen.trust > 0)).repeat(_PRACTICE))
     middle, size = _box_loss(look, seen)
     return (
         letters
         + _POINTS * points
+        + _HEATMAPS * _heatmap_loss(look, seen, box)
         + _PRESENT * present
         + _RIGHT * right
         + _BY_POINTS * by_points
@@ -264,13 +291,29 @@ def _box_loss(look: Look, seen: Hands) -> tuple[Tensor, Tensor]:
     low, high = seen.points[:, :, :2].amin(1), seen.points[:, :, :2].amax(1)
     middle, side = (low + high) / 2, (high - low).amax(1).clamp(0.05, 3)
     cells = look.middles.shape[2]
-    places = (torch.arange(cells, device=middle.device) + 0.5) / cells
-    apart = (places[:, None] - middle[:, 1, None, None]).square() + (places - middle[:, 0, None, None]).square()
-    target = (-apart * (cells / _MIDDLE_SPREAD) ** 2 / 2).flatten(1).softmax(1)
+    spread = torch.full_like(side, _MIDDLE_SPREAD / cells)
+    where, target = _apart(look.middles[:, None], middle[:, None], spread, 1.0)
     trust = seen.trust * ((middle > 0) & (middle < 1)).all(1)
-    where = kl_div(look.middles.flatten(1).log_softmax(1), target, reduction="none").sum(1)
-    size = (target * (look.sizes.flatten(1) - (side * cells).log()[:, None]).abs()).sum(1)
-    return _mean(where, trust), _mean(size, trust)
+    size = (target[:, 0] * (look.sizes.flatten(1) - (side * cells).log()[:, None]).abs()).sum(1)
+    return _mean(where[:, 0], trust), _mean(size, trust)
+
+
+def _heatmap_loss(look: Look, seen: Hands, box: Tensor) -> Tensor:
+    """How far heatmaps are from small spots at the points (as Nibali et al., 2018, found to make their means exact)."""
+    points = seen.points[:, :, :2]
+    least = 0.6 * REACH / look.heatmaps.shape[2]  # narrower spots would be one cell, wherever in it the point is
+    where, _ = _apart(look.heatmaps, points, (_POINT_SPREAD * box).clamp(min=least), REACH)
+    inside = (points - 0.5).abs().amax(2) < REACH / 2
+    return _mean(where, inside * seen.trust[:, None])
+
+
+def _apart(maps: Tensor, places: Tensor, spread: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+    """Divergence (N, maps) of maps (N, maps, cells, cells) from normal distributions about places, and these, flat."""
+    lines = grid(maps.shape[2], reach, spread)
+    x, y = ((lines - places[:, :, axis, None]).square() for axis in (0, 1))
+    apart = (y[:, :, :, None] + x[:, :, None]) / (2 * spread.square())[:, None, None, None]
+    target = (-apart).flatten(2).softmax(2)
+    return kl_div(maps.flatten(2).log_softmax(2), target, reduction="none").sum(2), target
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

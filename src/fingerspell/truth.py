@@ -47,9 +47,11 @@ def true_rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
     return rows
 
 
-def is_rendered(archive: Archive) -> bool:
-    """Whether an archive, not several joined, has the table of a rendered set: nobody's hands are in it."""
-    return len(_tables(archive)) == 1
+def rendered_among(archive: Archive, ids: Sequence[str]) -> frozenset[str]:
+    """Ids of pictures that lie in a rendered set: nobody's hands are on them."""
+    if not archive.parts:
+        return frozenset(ids if _tables(archive) else ())
+    return frozenset(f"{stem}/{name}" for stem, part, own in by_part(archive, ids) if _tables(part) for name in own)
 
 
 def _tables(archive: Archive) -> list[str]:
@@ -74,7 +76,7 @@ def _rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
 
 def _row(facts: dict[str, str]) -> Row:
     row = np.zeros(hands.ROW, np.float32)
-    row[hands.SHAPE] = 1
+    row[hands.SHAPE], row[hands.STEP] = 1, hands.DRAWN
     if facts["side"] not in ("left", "right", ""):
         raise ValueError(f"side {facts['side']!r}")
     if facts["side"]:
