@@ -56,7 +56,7 @@ _FIRST_DOUBTFUL_STEP = 4  # of the teacher's ladder
 _SMOOTHING = 0.1
 _FAR_LETTERS = 0.3  # weight of a letter that is seen from afar: it is there to be found first
 # Weights of the losses beside the letters'.
-_POINTS, _HEATMAPS, _PRESENT, _RIGHT, _BY_POINTS, _MIDDLE, _SIZE = 4.0, 1.0, 0.3, 0.3, 0.5, 0.5, 0.5
+_POINTS, _HEATMAPS, _PRESENT, _RIGHT, _BY_POINTS, _MIDDLE, _SIZE = 4.0, 2.0, 0.3, 0.3, 0.5, 0.5, 0.5
 _PRACTICE = 8  # times that each hand is turned, to learn letters from points: next to the views they cost nothing
 _POINT_SPREAD = 0.05  # of the hand's box: what is near to a point is nearly right
 _MIDDLE_SPREAD = 0.7  # cells: the neighbours of the one that the hand's middle is in are nearly right
