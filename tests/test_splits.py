@@ -479,6 +479,31 @@ class TestPerGroup:
         assert len(result.test) == 63  # all of the test set
         assert "At most 5 pictures of each letter and group train: 30 of 126." in result.notes
 
+    @pytest.mark.parametrize("protocol", ["leave-one-group-out", "bursts", "random", "first-per-class", "folders"])
+    def test_rendered_pictures_only_train_beside_people(self, protocol: Protocol) -> None:
+        pictures, groups = people("bcd", count=40)
+        pictures = [replace(p, part="test" if (p.frame or 0) > 30 else "train") for p in pictures]
+        if protocol in ("bursts", "first-per-class"):
+            pictures = [replace(picture, part="") for picture in pictures]
+        rendered = {p.id for p in pictures if p.id[0] == "d"}
+        options = SplitOptions(protocol=protocol, held_out="shared/b", per_group=5, test_per_class=10)
+        result = split_pictures(pictures, options, seed=0, groups=groups, rendered=rendered)
+        drawn = [p for p in result.train if p.id in rendered]
+        assert Counter(p.label for p in drawn) == dict.fromkeys("ABJ", 5)
+        assert not rendered & (ids(result.test) | ids(result.validation))
+        assert "Beside them 15 rendered pictures train." in result.notes
+
+    def test_rendered_pictures_stand_for_people_where_there_are_none(self) -> None:
+        pictures, groups = people("bc", count=40)
+        rendered = {p.id for p in pictures if p.id[0] == "c"}
+        options = replace(LOGO, held_out="shared/b")
+        result = split_pictures(pictures, options, seed=0, groups=groups, rendered=rendered)
+        assert used(result) == rendered
+        assert result.validation
+        alone = split_pictures(pictures, options, seed=0, groups=groups, rendered={p.id for p in pictures})
+        assert used(alone) == rendered
+        assert ids(alone.test) == ids(pictures) - rendered
+
     def test_more_than_there_are_is_all(self) -> None:
         pictures, groups = people()
         few = split_pictures(pictures, replace(LOGO, held_out="own", per_group=1000), seed=0, groups=groups)

@@ -21,7 +21,7 @@ import csv
 import hashlib
 import io
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -101,7 +101,7 @@ def split_pictures(
     groups
         Picture id to group, for the protocols of groups and for ``per_group``.
     rendered
-        Ids of rendered pictures. Beside pictures of people they only train.
+        Ids of rendered pictures. They only train, where there are people to test and to validate on.
 
     Raises
     ------
@@ -121,9 +121,8 @@ def split_pictures(
             "validation and test. Raise folds in the recipe."
         )
     rng = np.random.default_rng(seed)
-    people, drawn = _apart(pictures, rendered)
-    division = PROTOCOLS[options.protocol](people, options, rng, groups or {})
-    train, validation, notes = _fill(division, drawn, options, groups or {})
+    division = _measured_on_people(PROTOCOLS[options.protocol](pictures, options, rng, groups or {}), rendered)
+    train, validation, notes = _fill(division, options, groups or {}, rendered)
     train, validation, dropped = _without_duplicates(train, validation, division.test, leak=options.reference_leak)
     in_order = partial(_sorted_as, pictures)
     split = Split(in_order(train), in_order(validation), in_order(division.test), dropped, (*division.notes, *notes))
@@ -138,8 +137,7 @@ def everybody(
 
     Parameters are those of ``split_pictures``.
     """
-    people, drawn = _apart(pictures, rendered)
-    train, validation, notes = _fill(_Division([], people, by_bursts=True), drawn, options, groups)
+    train, validation, notes = _fill(_Division([], list(pictures), by_bursts=True), options, groups, rendered)
     train, validation, dropped = _without_duplicates(train, validation, [], leak=False)
     in_order = partial(_sorted_as, pictures)
     split = Split(in_order(train), in_order(validation), (), dropped, ("All groups train.", *notes))
@@ -427,25 +425,34 @@ def _apart(pictures: Sequence[Picture], rendered: Collection[str]) -> tuple[list
     return people, [picture for picture in pictures if picture.id in rendered]
 
 
+def _measured_on_people(division: _Division, rendered: Collection[str]) -> _Division:
+    """Division whose test and validation pictures are people's; rendered ones among them come to the pool."""
+    test, spare = _apart(division.test, rendered)
+    validation = division.validation
+    if validation is not None:
+        validation, more = _apart(validation, rendered)
+        spare = spare + more
+    return replace(division, test=test, pool=division.pool + spare, validation=validation)
+
+
 def _fill(
-    division: _Division, drawn: list[Picture], options: SplitOptions, groups: Mapping[str, str]
+    division: _Division, options: SplitOptions, groups: Mapping[str, str], rendered: Collection[str]
 ) -> tuple[list[Picture], list[Picture], list[str]]:
     """Training and validation pictures: a sample of the pool, and if the protocol set none aside, a share of it.
 
-    Rendered ones that were ``drawn`` come to the training pictures.
-
-    Both are the same for every seed, so that another seed needs no features of other pictures or views.
+    Both are the same for every seed, so that another seed needs no features of other pictures or views. Rendered ones
+    train beside these.
     """
-    pool, notes = division.pool, []
-    if drawn:
-        drawn = thinned(drawn, options.per_group or len(drawn), groups)
-        notes.append(f"Rendered pictures only train: {len(drawn):,}.")
+    notes = []
+    pool, drawn = _apart(division.pool, rendered)
     if options.per_group:
-        pool = thinned(pool, options.per_group, groups)
+        whole = len(pool)
+        pool, drawn = (thinned(some, options.per_group, groups) for some in (pool, drawn))
         notes.append(
-            f"At most {options.per_group:,} pictures of each letter and group train: {len(pool):,} of "
-            f"{len(division.pool):,}."
+            f"At most {options.per_group:,} pictures of each letter and group train: {len(pool):,} of {whole:,}."
         )
+    if drawn:
+        notes.append(f"Beside them {len(drawn):,} rendered pictures train.")
     if options.sample and options.sample > len(pool):
         notes.append(f"The sample of {options.sample:,} is all of the {len(pool):,} pictures there are.")
     pool = _sample(pool, options.sample)
