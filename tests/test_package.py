@@ -22,7 +22,7 @@ PACKAGE = REPOSITORY / "src" / "fingerspell"
 FLOW = [
     *("errors", "alphabet", "files", "progress", "streams", "images", "cache", "hands"),
     *("rendering", "archive", "truth", "dataset", "neighbours", "looks", "recipes", "splits", "groups", "inspection"),
-    *("reader", "backbones", "heads", "graphs", "engines", "testing", "features", "augmentation", "finetuning"),
+    *("heads", "reader", "backbones", "graphs", "engines", "testing", "features", "augmentation", "finetuning"),
     *("scenes", "teaching", "training", "precision"),
     *("model", "exporting", "metrics", "calibration", "remarks", "evaluation", "figures", "reporting", "explanation"),
     *("runs", "compare", "strangers", "console", "cli", "__main__"),

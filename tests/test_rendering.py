@@ -351,12 +351,13 @@ def test_pictures_are_bytes_and_differ_between_people() -> None:
 
 
 def test_layout_and_names(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+    told: list[tuple[str, int, int]] = []
     written = render_dataset(
         tmp_path, train_per_letter=1, test_per_letter=0, size=16, on_progress=lambda *step: told.append(step)
     )
     assert written == 27
-    assert told == [(step, 27) for step in range(1, 28)]
+    stages = ("Posing hands", "Drawing hands")
+    assert told == [(stage, step, 27) for stage in stages for step in range(1, 28)]
     paths = list(tmp_path.rglob("*.png"))
     assert {path.parent.relative_to(tmp_path).as_posix() for path in paths} == {
         f"Train_Alphabet/{label}" for label in (*LETTERS, "Blank")

@@ -522,7 +522,7 @@ def render(
             size=size,
             seed=seed,
             backgrounds=backgrounds,
-            on_progress=lambda done, total: on_progress("Drawing hands", done, total),
+            on_progress=on_progress,
         )
     typer.echo(f"{out}: {count:,} pictures drawn, one of each letter in {sheet_of(out)}")
 
@@ -564,7 +564,7 @@ def demo(
         render_dataset(
             out / "rendered-hands",
             **_DEMO_PICTURES,
-            on_progress=lambda done, total: on_progress("Drawing hands", done, total),
+            on_progress=on_progress,
         )
         run = runs.train(
             out / "rendered-hands",

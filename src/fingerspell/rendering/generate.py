@@ -28,12 +28,14 @@ from fingerspell import images
 from fingerspell.alphabet import LETTERS
 from fingerspell.errors import FingerspellError, RunError
 from fingerspell.files import csv_text, write_bytes, write_file, write_text
+from fingerspell.progress import silent
 from fingerspell.rendering.scene import BLANK, draw_scene, parameters, render, truth
 from fingerspell.streams import processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from fingerspell.progress import Progress
     from fingerspell.rendering.scene import Scene
 
 PARTS = ("Train_Alphabet", "Test_Alphabet")
@@ -91,7 +93,7 @@ def render_dataset(  # noqa: PLR0913 - what a data set is
     seed: int = 0,
     blank: bool = True,
     backgrounds: Path | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress = silent,
 ) -> int:
     """Draw a data set; pictures that already exist are left as they are, so a second call resumes or extends it.
 
@@ -110,7 +112,7 @@ def render_dataset(  # noqa: PLR0913 - what a data set is
     backgrounds
         Folder of pictures that stand behind the hands, instead of drawn ones; it is looked through to its depth.
     on_progress
-        Called with the pictures there are and the pictures there will be.
+        Told of every picture, as it is posed and as it is drawn.
 
     Returns
     -------
@@ -142,7 +144,9 @@ def render_dataset(  # noqa: PLR0913 - what a data set is
         for label in range(len(LABELS) if blank else len(LETTERS))
         for number in range(count)
     ]
-    _write_table(items, wanted, others=not zipped)  # before the pictures: a killed call leaves none without its truth
+    _write_table(
+        items, wanted, on_progress, others=not zipped
+    )  # before the pictures: a killed call leaves none without its truth
     count = _draw(items, wanted, on_progress)
     _write_sheet(items, wanted, sheet)
     if zipped:
@@ -164,25 +168,25 @@ def _pack(names: list[str], folder: Path, out: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _draw(items: list[_Item], wanted: _Set, on_progress: Callable[[int, int], None] | None) -> int:
+def _draw(items: list[_Item], wanted: _Set, on_progress: Progress) -> int:
     """Draw the pictures that are missing; return their number."""
     missing = [item for item in items if not (wanted.out / item.path(wanted.seed)).exists()]
     done = len(items) - len(missing)
     for _ in _write_all(missing, partial(_write, wanted=wanted)):
         done += 1
-        if on_progress is not None:
-            on_progress(done, len(items))
+        on_progress("Drawing hands", done, len(items))
     return len(missing)
 
 
-def _write_table(items: list[_Item], wanted: _Set, *, others: bool) -> None:
+def _write_table(items: list[_Item], wanted: _Set, on_progress: Progress, *, others: bool) -> None:
     """Write the truth about these pictures, and about ``others`` that are there."""
     table = wanted.out / TABLE
     rows = dict[str, list[object]]()
     if others and table.exists():
         known = csv.reader(io.StringIO(table.read_text("utf-8")))
         rows = {row[0]: [*row[1:]] for row in known if (wanted.out / row[0]).is_file()}
-    for item in items:
+    for done, item in enumerate(items, start=1):
+        on_progress("Posing hands", done, len(items))
         facts = _facts(LABELS[item.label], item.scene(wanted.seed, wanted.photos))
         rows[item.path(wanted.seed).as_posix()] = list(facts.values())
     write_text(table, csv_text(_columns(), ([path, *rows[path]] for path in sorted(rows))))
