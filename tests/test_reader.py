@@ -52,7 +52,7 @@ def test_answers_are_probabilities_points_and_a_box(untaught: Backbone) -> None:
     assert (answers[:, Reader.BOX][:, 2] > 0).all()
 
 
-@pytest.mark.parametrize("side", [VIEW, reader.WHOLE_VIEW])
+@pytest.mark.parametrize("side", [VIEW, reader.FINE_VIEW])
 def test_a_look_has_the_shapes_it_names_at_every_side(untaught: Backbone, side: int) -> None:
     with torch.inference_mode():
         look = layers(untaught).eye(torch.zeros(2, 3, side, side))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SIZE = 256  # pixels a side of the picture: a hand that takes a third of it still has as many as a view
 VIEW = 96  # pixels a side of a view: the work of training grows with its square
-WHOLE_VIEW = 160  # of the first one, the whole picture, in which a hand may be small
+FINE_VIEW = 128  # of the whole picture once more, in which a hand may be small
 CELL = 8  # pixels a side of the cells that the hand's middle is looked for in
 MEAN, STD = 127.0, 128.0  # of the values, as the trunk was trained
 ANSWERS = len(LETTERS) + 1  # the last one: no letter
@@ -37,7 +37,7 @@ _CHANNELS = 64
 REACH = 1.2  # points may lie so far around the middle of a view, in halves of its side
 _FROZEN = 2  # stages: edges and colours, and nearly half the work of training
 _WIDE = 1.3  # side of the wider box that is read too: points that are not quite right make boxes too small
-_FILLS = 0.62  # side of the box, in sides of the picture, from which the smaller view of the whole is better
+_FILLS = 0.6  # side of the box, in sides of the picture, from which the coarse view of the whole is better
 _LEAST_SIDE = 0.1  # of a view, in sides of the picture
 _WRIST, _FIRST, _MIDDLE, _LAST = 0, 5, 9, 17  # the wrist, and where the fingers begin
 
@@ -169,10 +169,10 @@ class Reader(nn.Module, Reading):
         """See the class."""
         count = pictures.shape[0]
         whole = _Box(pictures.new_full((count, 2), 0.5), pictures.new_ones(count))
-        fine, coarse = (self.eye(_view(pictures, whole, side)) for side in (WHOLE_VIEW, VIEW))
-        box, large = _placed(fine, whole), _placed(coarse, whole)
+        coarse, fine = (self.eye(_view(pictures, whole, side)) for side in (VIEW, FINE_VIEW))
+        large, box = _placed(coarse, whole), _placed(fine, whole)
         # A hand that fills the picture is larger in the fine view than any that was learnt from.
-        fills = box.side > _FILLS
+        fills = large.side > _FILLS
         box = _Box(torch.where(fills[:, None], large.middle, box.middle), torch.where(fills, large.side, box.side))
         wide = _Box(box.middle, (box.side * _WIDE).clamp(max=MARGIN))
         both = self.eye(torch.cat([_view(pictures, box, VIEW), _view(pictures, wide, VIEW)]))  # weights are read once
