@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
@@ -19,11 +19,15 @@ from fingerspell.images import (
     View,
     decode,
     examine,
+    fitted,
     padded_square,
     resize,
     view_of,
 )
 from pictures import encode, jpeg, png, png_claiming
+
+if TYPE_CHECKING:
+    from fingerspell.images import Pixels
 
 RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 128, 0], [0, 0, 255], [255, 255, 255]
 
@@ -369,3 +373,30 @@ def test_padded_square_repeats_the_edges_around_the_picture(height: int, width: 
     assert (square[top : top + height, left : left + width] == pixels).all()
     assert (square[0, 0] == pixels[0, 0]).all()
     assert (square[-1, -1] == pixels[-1, -1]).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "drawn"), [((1280, 720), (320, 180)), ((300, 600), (150, 300)), ((200, 100), (200, 100))]
+)
+def test_a_jpeg_is_drawn_no_larger_than_is_needed(size: tuple[int, int], drawn: tuple[int, int]) -> None:
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)).resize(size)
+    pixels = decode(encode(smooth, "JPEG"), side=256).pixels
+    assert pixels.shape[1::-1] == drawn
+    assert np.abs(pixels.astype(float) - np.asarray(smooth.resize(drawn))).mean() < 4
+    assert decode(encode(smooth, "PNG"), side=256).pixels.shape[1::-1] == size
+
+
+def resized(pixels: Pixels, sides: tuple[int, ...]) -> Pixels:
+    return np.asarray(Image.fromarray(pixels).resize((sides[0], sides[1]), Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize("size", [(500, 300), (90, 300), (3, 700), (40, 40), (64, 64)])
+def test_fitted_pictures_keep_their_proportions(size: tuple[int, int]) -> None:
+    pixels = np.full((size[1], size[0], 3), 250, np.uint8)
+    pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1] = 10, 20, 30, 40
+    found = fitted(pixels, 64, "bilinear")
+    assert found.shape == (64, 64, 3)
+    expected = padded_square(resized(pixels, tuple(max(1, round(side * 64 / max(size))) for side in size)))
+    assert (found == expected).all()
+    if size[0] == size[1]:
+        assert (found == resize(pixels, 64, "bilinear")).all()

@@ -43,9 +43,9 @@ _VERSION = 1
 class Preprocessing:
     """What happens to a picture before the first layer.
 
-    The picture, ``padded`` to a square or not, is resized to ``size`` x ``size`` with ``interpolation``
-    (``images.resize``); then, inside the network, its RGB values in 0-255 are put into the order ``channels``, less
-    ``mean``, over ``std``.
+    The picture is resized to ``size`` x ``size`` with ``interpolation`` (``images.resize``), or fitted into that and
+    ``padded`` (``images.fitted``); then, inside the network, its RGB values in 0-255 are put into the order
+    ``channels``, less ``mean``, over ``std``.
     """
 
     size: int

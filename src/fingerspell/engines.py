@@ -62,10 +62,13 @@ class Engine(ABC):
         What is done with the points of the hands besides.
     calls : int
         Batches computed so far.
+    side : int or None
+        Pixels of a picture's longer side that are enough for it; None: it needs them all.
     """
 
     name: str
     hands: Hands | None = None
+    side: int | None = None
 
     def __init__(self, title: str, dimension: int, precision: Precision) -> None:
         self.title, self.dimension, self.precision = title, dimension, precision
@@ -171,6 +174,8 @@ class NetworkEngine(Engine):
     def __init__(self, backbone: Backbone, precision: Precision, batch: int, hands: Hands | None = None) -> None:
         super().__init__(backbone.name, backbone.dimension, precision)
         self.backbone, self.batch, self.hands = backbone, batch, hands
+        if backbone.preprocessing.padded and not hands:
+            self.side = backbone.preprocessing.size
 
     @property
     def identity(self) -> str:

@@ -136,7 +136,7 @@ def _cell(score: dict[str, Any] | None) -> str:
 def _inputs(card: Card) -> str:
     """What `model.onnx` takes."""
     lines = []
-    padded = " after padding to a square with their edges" if card.padded else ""
+    padded = " until they fit,\n  in the middle and with their edges repeated around them" if card.padded else ""
     if card.size is not None:
         lines.append(
             f"- **Input** RGB uint8 pictures of shape (batch, {card.size}, {card.size}, 3), resized with "

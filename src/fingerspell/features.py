@@ -237,7 +237,7 @@ def network_inputs(
 
     def prepare(work: tuple[Picture, tuple[View, ...], bytes]) -> list[tuple[tuple[str, View], Prepared]]:
         picture, views, data = work
-        pixels = decoded(picture, data)
+        pixels = decoded(picture, data, engine.side)
         keys: list[tuple[str, View]] = [(picture.sha256, view) for view in views]
         return [(key, engine.prepare(pixels, key[1], rows.get(key))) for key in keys]
 
@@ -257,8 +257,8 @@ def _rows(hands: FeatureStore | None, todo: Sequence[tuple[Picture, tuple[View, 
     return rows
 
 
-def decoded(picture: Picture, data: bytes) -> Pixels:
-    """Pixels (height, width, 3) of a picture's bytes.
+def decoded(picture: Picture, data: bytes, side: int | None = None) -> Pixels:
+    """Pixels (height, width, 3) of a picture's bytes; ``side`` as for ``images.decode``.
 
     Raises
     ------
@@ -267,4 +267,4 @@ def decoded(picture: Picture, data: bytes) -> Pixels:
     """
     if hashlib.sha256(data).hexdigest() != picture.sha256:
         raise DatasetError(f"{picture.id}: the picture changed while the archive was being read. Start again.")
-    return images.decode(data).pixels
+    return images.decode(data, side).pixels

@@ -273,16 +273,12 @@ def network_input(
 
     With a row, that of this view of the picture, the network sees the hand alone. The view is then made before the
     crop, as a camera would: who mirrors a picture still sees a right hand. What is no square is squeezed into one, or
-    ``padded`` to one.
+    fitted into one and ``padded``.
     """
-    square = images.padded_square if padded else _as_it_is
+    resized = images.fitted if padded else images.resize
     if row is None:
-        return images.view_of(images.resize(square(pixels), size, interpolation), view)
-    return images.resize(square(crop(images.view_of(pixels, view), row)), size, interpolation)
-
-
-def _as_it_is(pixels: Pixels) -> Pixels:
-    return pixels
+        return images.view_of(resized(pixels, size, interpolation), view)
+    return resized(crop(images.view_of(pixels, view), row), size, interpolation)
 
 
 def _padded(pixels: Pixels, top: int, bottom: int, left: int, right: int) -> Pixels:

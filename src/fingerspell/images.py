@@ -74,11 +74,19 @@ class Examined:
     dhash: str
 
 
-def decode(data: bytes) -> Decoded:
+def decode(data: bytes, side: int | None = None) -> Decoded:
     """Decode a picture file to 8-bit RGB, upright.
 
     EXIF rotation is applied, transparency is laid on white, 16 bits become 8, and of an animation the first frame
     counts.
+
+    Parameters
+    ----------
+    data
+        Content of the file.
+    side
+        Pixels of the longer side that are enough, if not all are needed: a JPEG is drawn at a half, a quarter or an
+        eighth where that leaves as many, which takes a fraction of the time.
 
     Raises
     ------
@@ -86,6 +94,9 @@ def decode(data: bytes) -> Decoded:
         If the bytes are no picture, are cut or damaged, or unpack to more than ``MAX_PIXELS``.
     """
     with _opened(data) as image:
+        if side is not None:
+            width, height = (-(-length * side // max(image.size)) for length in image.size)
+            image.draft(None, (width, height))
         image.load()
         return Decoded(np.asarray(_to_rgb(_upright(image))), image.format or "")
 
@@ -134,6 +145,16 @@ def resize(pixels: Pixels, size: int, interpolation: Interpolation) -> Pixels:
         return pixels
     resample = Image.Resampling[interpolation.upper()]
     return np.asarray(Image.fromarray(pixels).resize((size, size), resample))
+
+
+def fitted(pixels: Pixels, size: int, interpolation: Interpolation) -> Pixels:
+    """Picture that just fits into ``size`` x ``size`` pixels, in their middle, its edges repeated outwards."""
+    height, width = pixels.shape[:2]
+    sides = tuple(max(1, round(length * size / max(width, height))) for length in (width, height))
+    if sides != (width, height):
+        resample = Image.Resampling[interpolation.upper()]
+        pixels = np.asarray(Image.fromarray(pixels).resize(sides, resample))
+    return padded_square(pixels)
 
 
 def padded_square(pixels: Pixels) -> Pixels:

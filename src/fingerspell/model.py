@@ -66,7 +66,7 @@ class Card:
     crop : "hand" or None
         Whether a picture is cut to its hand.
     padded : bool
-        Whether a picture is padded to a square, and not squeezed into one.
+        Whether a picture is fitted into a square and the rest filled with its edges, and not squeezed into one.
     strangers : dict or None
         Of a model that was trained on all groups: how models of its recipe read each group that they had not seen.
     backbone : dict
@@ -176,7 +176,8 @@ class Model:
         UnreadableError
             If the bytes are no readable picture.
         """
-        pixels, card = images.decode(data).pixels, self.card
+        card = self.card
+        pixels = images.decode(data, card.size if card.padded and not self.detector else None).pixels
         row = self.detector.look(images.view_of(pixels, view)) if self.detector else None
         seen: Seen = {}
         if card.size is not None and card.interpolation is not None:

@@ -180,7 +180,7 @@ def _lessons(
 
 def _squares(archive: Archive, pictures: Sequence[Picture]) -> Iterator[Pixels]:
     def square(work: tuple[Picture, bytes]) -> Pixels:
-        return images.resize(images.padded_square(decoded(*work)), _SIDE, "bilinear")
+        return images.fitted(decoded(*work, _SIDE), _SIDE, "bilinear")
 
     work = ((picture, archive.read(picture.id)) for picture in pictures)
     return ordered_map(square, work, size=lambda item: len(item[1]))
