@@ -200,14 +200,15 @@ class _Box:
 def _placed(look: Look, box: _Box) -> _Box:
     """Box of the hand around the likeliest middle in a view of a box; the whole picture where there is no hand."""
     cells = look.middles.shape[2]
-    best = look.middles.flatten(1).argmax(1)
-    row, column = torch.div(best, cells, rounding_mode="floor"), best % cells
-    numbers = torch.arange(cells, device=best.device)
-    near = ((numbers - row[:, None]).abs() <= 1)[:, :, None] & ((numbers - column[:, None]).abs() <= 1)[:, None]
+    row, column = (look.middles.amax(other).argmax(1) for other in (2, 1))
+    numbers = torch.arange(cells, device=row.device)
+    down, across = ((numbers - place[:, None]).abs() for place in (row, column))
+    near = torch.maximum(down[:, :, None], across[:, None]) <= 1
     # Between the cells: the mean over the best one and its neighbours. Others are far less than e^-20 as likely.
     where = look.middles.masked_fill(~near, -1e4).flatten(1).softmax(1).view(-1, cells, cells)
     places = grid(cells, 1.0, where)
-    middle = torch.stack([(where.sum(1) * places).sum(1), (where.sum(2) * places).sum(1)], dim=1)
+    # Of sums of rows and of columns OpenVINO would take the wrong ones where pictures come in batches.
+    middle = torch.stack([(where * places).sum((1, 2)), (where * places[:, None]).sum((1, 2))], dim=1)
     side = (where * look.sizes).sum((1, 2)).exp() / cells * MARGIN
     middle, side = (middle - 0.5) * box.side[:, None] + box.middle, (side * box.side).clamp(_LEAST_SIDE, MARGIN)
     surely = look.present > 0
