@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from fingerspell import reader
 from fingerspell.backbones import EMBEDDED, Backbone, load_backbone, untaught_reader
+from fingerspell.engines import OpenVinoEngine
 from fingerspell.errors import BackboneError
 from fingerspell.graphs import backbone_graph
 from fingerspell.hands import POINTS, READER
@@ -139,6 +140,21 @@ def test_no_letter_makes_all_letters_equally_likely() -> None:
     answer = reader._answer(reader.Look(torch.zeros(1, POINTS, 3), none, none, logits, logits, none, none, none))
     letters = reader._agreed([answer, answer]).exp()
     torch.testing.assert_close(letters, torch.full_like(letters, 1 / 26))
+
+
+def test_openvino_places_the_hand_of_each_picture_of_a_batch(tmp_path: Path) -> None:
+    network = untaught_reader().network
+    with torch.no_grad():
+        layers(Backbone.of(READER, network)).eye.facts.bias[0] = 20.0  # surely a hand: the box is where it is placed
+    backbone = Backbone.of(READER, network)
+    seen = pictures(17)
+    engine = OpenVinoEngine(backbone, "float32", backbone_graph(backbone, tmp_path))
+    found = np.concatenate([vectors for _, vectors in engine.stream(enumerate(seen.numpy()))])
+    with torch.inference_mode():
+        expected = backbone.network(seen).numpy()
+    assert np.ptp(expected[:, -3:-1], axis=0).min() > 0.05  # the hands are not all in one place
+    np.testing.assert_allclose(found[:, -3:], expected[:, -3:], atol=1e-3)
+    np.testing.assert_allclose(found, expected, atol=0.05)
 
 
 def test_graph_agrees_with_torch_for_every_batch(untaught: Backbone, tmp_path: Path) -> None:
