@@ -35,9 +35,10 @@ bench-inputs:
 boxed: $(VENV)/.ready-dev
 	@test -n "$(ARCHIVES)" || { echo "make boxed needs archives of several people: make boxed ARCHIVES='one.zip other.zip'\
 	 [OPTIONS='--hand-model hand_landmarker.task']" >&2; exit 1; }
-	$(BIN)/fingerspell strangers $(ARCHIVES) --recipe reader --final --final-epochs 20 --out runs/boxed $(OPTIONS)
+	$(BIN)/fingerspell render runs/hands --train 300 --test 0 --size 256
+	$(BIN)/fingerspell strangers $(ARCHIVES) runs/hands --recipe reader --final --out runs/reader $(OPTIONS)
 	mkdir -p src/fingerspell/boxed
-	cp runs/boxed/model/* src/fingerspell/boxed/
+	cp runs/reader/model/* src/fingerspell/boxed/
 
 clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
