@@ -18,12 +18,12 @@ from fingerspell import cache, graphs, precision
 from fingerspell.archive import open_archive
 from fingerspell.backbones import EMBEDDED, Backbone, Network, Preprocessing, load_backbone
 from fingerspell.dataset import scan
-from fingerspell.engines import Engine, TorchEngine, open_engine
+from fingerspell.engines import Engine, Hands, HandsEngine, TorchEngine, open_engine
 from fingerspell.errors import BackboneError, CacheError
 from fingerspell.features import extract, open_store
 from fingerspell.heads import mlp_head, probabilities
 from fingerspell.images import VIEWS
-from fingerspell.testing import fake_backbone
+from fingerspell.testing import FakeDetector, fake_backbone, fake_reader
 
 SIZE = 32
 
@@ -183,3 +183,13 @@ def test_float32_has_no_cost(letters_zip: Path) -> None:
         facts = precision.measure_cost(archive, scan(archive).letters(), engine, store, nn.Identity())
     assert facts == {"engine": "torch", "precision": "float32"}
     assert precision.cost_notes(facts) == []
+
+
+@pytest.mark.parametrize(("crop", "joined", "enough"), [(False, False, True), (False, True, True), (True, True, False)])
+def test_a_fitted_picture_needs_no_more_pixels_than_are_seen_but_for_a_crop(
+    crop: bool, joined: bool, enough: bool
+) -> None:
+    reader = fake_reader()
+    hands = Hands(HandsEngine(FakeDetector()), crop=crop, joined=joined) if crop or joined else None
+    assert TorchEngine(reader, hands).side == (reader.preprocessing.size if enough else None)
+    assert TorchEngine(small_network()).side is None

@@ -491,7 +491,23 @@ class TestPerGroup:
         drawn = [p for p in result.train if p.id in rendered]
         assert Counter(p.label for p in drawn) == dict.fromkeys("ABJ", 5)
         assert not rendered & (ids(result.test) | ids(result.validation))
-        assert "Beside them 15 rendered pictures train." in result.notes
+        assert "15 rendered pictures train beside people's." in result.notes
+
+    def test_rendered_pictures_have_no_part_in_a_protocol(self) -> None:
+        pictures, groups = people("abcd", count=40)
+        rendered = {p.id for p in pictures if p.id[0] == "d"}
+        for fold in range(3):
+            options = SplitOptions(protocol="groups", folds=3, fold=fold)
+            result = split_pictures(pictures, options, seed=0, groups=groups, rendered=rendered)
+            assert rendered <= ids(result.train)
+            assert len(result.test) == 120
+        unnumbered = [replace(p, frame=None) if p.id in rendered else p for p in pictures]
+        blocks = split_pictures(unnumbered, SplitOptions(protocol="blocks", guard=1), seed=0, rendered=rendered)
+        assert rendered <= ids(blocks.train)
+        leak = SplitOptions(test_per_class=5, reference_leak=True)
+        result = split_pictures(pictures, leak, seed=0, rendered=rendered)
+        assert len(result.train) == len(ids(result.train))
+        assert not rendered & ids(result.test)
 
     def test_rendered_pictures_stand_for_people_where_there_are_none(self) -> None:
         pictures, groups = people("bc", count=40)

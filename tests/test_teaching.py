@@ -15,6 +15,7 @@ from fingerspell.archive import open_archive
 from fingerspell.backbones import untaught_reader
 from fingerspell.dataset import Picture, scan
 from fingerspell.errors import DatasetError
+from fingerspell.reader import grid
 from fingerspell.recipes import FineTuningOptions
 from fingerspell.teaching import teach
 from pictures import write_zip
@@ -97,6 +98,19 @@ def test_rendered_hands_are_taught_first_and_once_for_all_who_follow(archive_pat
     assert steps == [8, 4, 4]  # four times as many epochs of six pictures as of thirteen
     assert taught[0] != taught[1]
     assert len([*tmp_path.glob("*/weights.safetensors")]) == 3
+
+
+def test_heatmaps_are_right_when_they_are_spots_at_the_points() -> None:
+    places = torch.tensor([[[0.3, 0.6], [0.8, 0.2]]])
+    spread = torch.tensor([0.1])
+    _, target = teaching._divergence(torch.zeros(1, 2, 12, 12), places, spread, 1.2)
+    lines = grid(12, 1.2, spread)
+    spots = target.view(1, 2, 12, 12)
+    torch.testing.assert_close((spots.sum(2) * lines).sum(2), places[:, :, 0], atol=5e-3, rtol=0)
+    torch.testing.assert_close((spots.sum(3) * lines).sum(2), places[:, :, 1], atol=5e-3, rtol=0)
+    wrong = [teaching._divergence(maps, places, spread, 1.2)[0] for maps in (spots.log(), spots.roll(1, 3).log())]
+    torch.testing.assert_close(wrong[0], torch.zeros(1, 2), atol=1e-5, rtol=0)
+    assert wrong[1].min() > 0.1
 
 
 def test_picture_that_changed_since_the_scan_is_refused(archive_path: Path, tmp_path: Path) -> None:

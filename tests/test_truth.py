@@ -14,7 +14,7 @@ from fingerspell.errors import DatasetError
 from fingerspell.recipes import load_recipe
 from fingerspell.rendering import render_dataset
 from fingerspell.teaching import _lessons
-from fingerspell.truth import true_rows
+from fingerspell.truth import rendered_among, true_rows
 from pictures import alphabet, write_folder, write_zip
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def test_a_set_packed_with_its_folder_is_known(rendered: Path, tmp_path: Path) -
     files = {f"inner/{p.relative_to(rendered)}": p.read_bytes() for p in rendered.rglob("*") if p.is_file()}
     with open_archive(write_zip(tmp_path / "set.zip", files)) as archive:
         pictures = scan(archive).pictures
-        assert true_rows(archive, [picture.id for picture in pictures]).keys() == {p.id for p in pictures}
+        ids = [picture.id for picture in pictures]
+        assert true_rows(archive, ids).keys() == {*ids} == rendered_among(archive, [*ids, "other/1.png"])
 
 
 def test_of_several_archives_only_rendered_ones_know(rendered: Path, tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_of_several_archives_only_rendered_ones_know(rendered: Path, tmp_path: P
     with open_archives([rendered, other]) as archive:
         ids = [picture.id for picture in scan(archive).pictures]
         rows = true_rows(archive, ids)
-    assert rows.keys() == {name for name in ids if name.startswith("rendered/")}
+        assert rendered_among(archive, ids) == rows.keys() == {name for name in ids if name.startswith("rendered/")}
 
 
 def test_a_reader_of_rendered_hands_needs_no_teacher(rendered: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,8 +200,8 @@ def load_backbone(
 
     if name == READER and weights is None:
         raise BackboneError(
-            "backbone reader has not been taught: found no weights, expected those of `fingerspell.teaching.teach`. "
-            "Give its file: --weights FILE.safetensors."
+            "backbone reader has not been taught: found no weights, expected those that a teaching left in the cache. "
+            "Give their file, --weights FILE.safetensors, or let it be taught: --recipe reader."
         )
     file = _weights_file(name, weights)
     if memory is None or file is None:  # what a hub holds is only known when it has been fetched

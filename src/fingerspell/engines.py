@@ -174,7 +174,7 @@ class NetworkEngine(Engine):
     def __init__(self, backbone: Backbone, precision: Precision, batch: int, hands: Hands | None = None) -> None:
         super().__init__(backbone.name, backbone.dimension, precision)
         self.backbone, self.batch, self.hands = backbone, batch, hands
-        if backbone.preprocessing.padded and not hands:
+        if backbone.preprocessing.padded and not (hands and hands.crop):
             self.side = backbone.preprocessing.size
 
     @property

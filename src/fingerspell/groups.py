@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fingerspell.archive import by_part
 from fingerspell.errors import SplitError
 from fingerspell.splits import read_groups
+from fingerspell.truth import rendered_among
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fingerspell.archive import Archive
 
 SIGNERS = "signers.csv"
+_RENDERED = "rendered"
 
 
 def groups_of(archive: Archive, ids: Sequence[str], source: str | None = None) -> dict[str, str]:
@@ -32,7 +34,8 @@ def groups_of(archive: Archive, ids: Sequence[str], source: str | None = None) -
     ids
         Pictures of letters.
     source
-        ``FILE[:COLUMN]`` that names the groups instead, a csv file on disk or in the archive.
+        ``FILE[:COLUMN]`` that names the groups instead, a csv file on disk or in the archive. Rendered pictures need
+        no place in it: they are a group of their own.
 
     Raises
     ------
@@ -40,7 +43,9 @@ def groups_of(archive: Archive, ids: Sequence[str], source: str | None = None) -
         If a list of groups cannot be found or read, or lacks a picture.
     """
     if source:
-        return _read_source(archive, source, ids)
+        rendered = rendered_among(archive, ids)
+        people = [name for name in ids if name not in rendered]
+        return _read_source(archive, source, people) | dict.fromkeys(rendered, _RENDERED)
     if not archive.parts:
         return _signers(archive, ids)
     groups: dict[str, str] = {}

@@ -177,8 +177,8 @@ class Model:
             If the bytes are no readable picture.
         """
         card = self.card
-        pixels = images.decode(data, card.size if card.padded and not self.detector else None).pixels
-        row = self.detector.look(images.view_of(pixels, view)) if self.detector else None
+        row = self.detector.look(images.view_of(images.decode(data).pixels, view)) if self.detector else None
+        pixels = images.decode(data, card.size if card.padded and not card.crop else None).pixels
         seen: Seen = {}
         if card.size is not None and card.interpolation is not None:
             crop_row = row if card.crop else None

@@ -1,10 +1,10 @@
-"""Our own network that finds and reads a hand: it looks at the whole picture, then ever closer at what it found.
+"""Our own network that finds and reads a hand: it looks at the whole picture, then closer at what it found.
 
 One small network, ``HandNetwork``, sees a view and says where a hand is and how large, where its 21 points are, which
 hand it is, whether there is one at all, and which letter it shows. ``Reader`` shows it the whole picture, where it
 finds the hand, then the box of the hand, and takes the mean of what it reads from afar, from a little away and from
-near. Cutting the boxes out is part of the network, so that a picture goes in and a letter comes
-out, in torch, in OpenVINO and in ONNX Runtime alike.
+near. Cutting the boxes out is part of the network, so that a picture goes in and a letter comes out, in torch, in
+OpenVINO and in ONNX Runtime alike.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _placed(look: Look, box: _Box) -> _Box:
     numbers = torch.arange(cells, device=row.device)
     down, across = ((numbers - place[:, None]).abs() for place in (row, column))
     near = torch.maximum(down[:, :, None], across[:, None]) <= 1
-    # Between the cells: the mean over the best one and its neighbours. Others are far less than e^-20 as likely.
+    # Between the cells: the mean over the best one and its neighbours. Others weigh nothing.
     where = look.middles.masked_fill(~near, -1e4).flatten(1).softmax(1).view(-1, cells, cells)
     places = grid(cells, 1.0, where)
     # Of sums of rows and of columns OpenVINO would take the wrong ones where pictures come in batches.

@@ -74,9 +74,10 @@ class _Clock:
         self.seconds[name] = time.perf_counter() - start
 
 
-def recipe_for(dataset: Dataset) -> str:
+def recipe_for(archive: Archive, dataset: Dataset) -> str:
     """Name of the recipe that fits a data set's layout: one with its own test folder of some size is `synthetic`."""
-    tests = [p for p in dataset.pictures if p.part == "test" and p.label in LETTERS]
+    pictures = splits.measurable(dataset.pictures, _rendered(archive, dataset.pictures))
+    tests = [p for p in pictures if p.part == "test" and p.label in LETTERS]
     return "synthetic" if len(tests) >= _ENOUGH_TO_TEST * len({p.label for p in tests}) > 0 else "real"
 
 
@@ -125,8 +126,8 @@ def train(
     with open_archives(source) as archive:
         with clock.stage("scan"):
             dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
-        chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides or {})
-        split, others = _split(archive, dataset, chosen), _others(dataset, chosen)
+        chosen = override(load_recipe(recipe or recipe_for(archive, dataset)), overrides or {})
+        split, others = _split(archive, dataset, chosen), _others(archive, dataset, chosen)
         if keep and out and not overwrite and _is_done(Path(out), chosen, split):
             return Run(Path(out), json.loads((Path(out) / "metrics.json").read_text("utf-8")), clock.seconds)
         if chosen.fine_tuning.enabled and out:
@@ -183,9 +184,9 @@ def help_to_train(
 
     with open_archives(source) as archive:
         dataset = scan(archive, memory=cache.scans_folder())
-        chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides or {})
+        chosen = override(load_recipe(recipe or recipe_for(archive, dataset)), overrides or {})
         if chosen.fine_tuning.enabled:
-            spare = _spare_others(archive, dataset, _others(dataset, chosen), chosen)
+            spare = _spare_others(archive, dataset, _others(archive, dataset, chosen), chosen)
             _tuned_backbone(archive, _split(archive, dataset, chosen), spare, chosen, silent)
 
 
@@ -311,13 +312,14 @@ def _groups(archive: Archive, pictures: Sequence[Picture], recipe: Recipe) -> di
     return groups_of(archive, [picture.id for picture in pictures], recipe.split.groups)
 
 
-def _others(dataset: Dataset, recipe: Recipe) -> splits.Pictures:
+def _others(archive: Archive, dataset: Dataset, recipe: Recipe) -> splits.Pictures:
     """Some pictures of no letter: of the group that is held out, if one is."""
     held_out = recipe.split.held_out
     if held_out is None:
-        return evaluation.others_of(dataset)
-    own = tuple(picture for picture in dataset.pictures if splits.is_within(picture.id, held_out))
-    return evaluation.others_of(replace(dataset, pictures=own))
+        own = splits.measurable(dataset.pictures, _rendered(archive, dataset.pictures))
+    else:
+        own = [picture for picture in dataset.pictures if splits.is_within(picture.id, held_out)]
+    return evaluation.others_of(replace(dataset, pictures=tuple(own)))
 
 
 def _is_done(folder: Path, recipe: Recipe, split: Split) -> bool:
@@ -443,9 +445,10 @@ def _spare_others(archive: Archive, dataset: Dataset, others: splits.Pictures, r
         and not (home and splits.is_within(p.id, home))
         and not (options.protocol == "folders" and p.part == "test")
     ]
-    rendered = _rendered(archive, spare)  # what these are like is chance
+    # A rendered picture is a near-copy of a person's by chance alone.
+    chance = _rendered(archive, spare) - {p.id for p in others}
     known = has_near_copy(spare, others)
-    spare = [p for p, near in zip(spare, known, strict=True) if not near or p.id in rendered]
+    spare = [p for p, near in zip(spare, known, strict=True) if not near or p.id in chance]
     kept = set(splits.thinned(spare, options.per_group, {})) if options.per_group else set(spare)
     return tuple(p for p in spare if p in kept)
 

@@ -17,7 +17,7 @@ from fingerspell.reader import MARGIN, VIEW
 
 _TURN = math.radians(20)
 _STRETCH, _SHEAR = 0.1, 0.1
-# Sides of a view in boxes of the points: what the last look sees, with its mistakes, and what the first one sees.
+# Sides of a view in boxes of the points: what the close looks see, with their mistakes, and what the whole picture is.
 _NEAR, _FAR = (0.8 * MARGIN, 1.24 * MARGIN), (1.8, 4.5)
 _SHARE_FAR = 0.32
 _OFF_MIDDLE = 0.12  # of the box, in a near view

@@ -121,7 +121,10 @@ def split_pictures(
             "validation and test. Raise folds in the recipe."
         )
     rng = np.random.default_rng(seed)
-    division = _measured_on_people(PROTOCOLS[options.protocol](pictures, options, rng, groups or {}), rendered)
+    # Who is held out is named; elsewhere rendered pictures have no part in the protocol.
+    people = list(pictures) if options.protocol == "leave-one-group-out" else measurable(pictures, rendered)
+    division = PROTOCOLS[options.protocol](people, options, rng, groups or {})
+    division = replace(division, pool=[*division.pool, *_without(pictures, people)])
     train, validation, notes = _fill(division, options, groups or {}, rendered)
     train, validation, dropped = _without_duplicates(train, validation, division.test, leak=options.reference_leak)
     in_order = partial(_sorted_as, pictures)
@@ -143,6 +146,11 @@ def everybody(
     split = Split(in_order(train), in_order(validation), (), dropped, ("All groups train.", *notes))
     _check(split, {picture.label for picture in pictures}, roles=("validation",))
     return split
+
+
+def measurable(pictures: Sequence[Picture], rendered: Collection[str]) -> list[Picture]:
+    """Pictures that something may be measured on: those of people, or where there are none, rendered ones."""
+    return [picture for picture in pictures if picture.id not in rendered] or list(pictures)
 
 
 def is_within(name: str, group: str) -> bool:
@@ -417,22 +425,9 @@ PROTOCOLS: dict[str, _Protocol] = {
 }
 
 
-def _apart(pictures: Sequence[Picture], rendered: Collection[str]) -> tuple[list[Picture], list[Picture]]:
-    """Pictures of people and rendered ones; where there are no people, the rendered ones stand for them."""
-    people = [picture for picture in pictures if picture.id not in rendered]
-    if not people:
-        return list(pictures), []
-    return people, [picture for picture in pictures if picture.id in rendered]
-
-
-def _measured_on_people(division: _Division, rendered: Collection[str]) -> _Division:
-    """Division whose test and validation pictures are people's; rendered ones among them come to the pool."""
-    test, spare = _apart(division.test, rendered)
-    validation = division.validation
-    if validation is not None:
-        validation, more = _apart(validation, rendered)
-        spare = spare + more
-    return replace(division, test=test, pool=division.pool + spare, validation=validation)
+def _without(pictures: Sequence[Picture], others: Sequence[Picture]) -> list[Picture]:
+    known = {picture.id for picture in others}
+    return [picture for picture in pictures if picture.id not in known]
 
 
 def _fill(
@@ -444,7 +439,8 @@ def _fill(
     train beside these.
     """
     notes = []
-    pool, drawn = _apart(division.pool, rendered)
+    pool = measurable(division.pool, rendered)
+    drawn = _without(division.pool, pool)
     if options.per_group:
         whole = len(pool)
         pool, drawn = (thinned(some, options.per_group, groups) for some in (pool, drawn))
@@ -452,7 +448,7 @@ def _fill(
             f"At most {options.per_group:,} pictures of each letter and group train: {len(pool):,} of {whole:,}."
         )
     if drawn:
-        notes.append(f"Beside them {len(drawn):,} rendered pictures train.")
+        notes.append(f"{len(drawn):,} rendered pictures train beside people's.")
     if options.sample and options.sample > len(pool):
         notes.append(f"The sample of {options.sample:,} is all of the {len(pool):,} pictures there are.")
     pool = _sample(pool, options.sample)

@@ -166,8 +166,8 @@ def strangers(
         )
         folds.append(_read_fold(folder, name, known))
     on_progress("Groups held out", len(names), len(names))
-    result = summarise(folds, risk=known.recipe.risk) | {"data": known.name, "recipe": known.recipe.name, "by": by}
-    result["rendered"] = len(known.rendered)
+    facts = {"data": known.name, "recipe": known.recipe.name, "by": by, "rendered": len(known.rendered)}
+    result = summarise(folds, risk=known.recipe.risk) | facts
     if final is not None:
         fitted = Calibration(**result["calibration"])
         measured = _measured(result, names, dict(final))
@@ -212,7 +212,7 @@ def _look(
 ) -> _Known:
     with open_archives(sources) as archive:
         dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
-        chosen = override(load_recipe(recipe or recipe_for(dataset)), overrides)
+        chosen = override(load_recipe(recipe or recipe_for(archive, dataset)), overrides)
         pictures = {picture.id: picture for picture in dataset.letters()}
         groups = groups_of(archive, list(pictures), chosen.split.groups)
         return _Known(dataset.name, pictures, groups, rendered_among(archive, list(pictures)), chosen)

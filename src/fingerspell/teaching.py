@@ -253,7 +253,7 @@ def _shares(pictures: Sequence[Picture], groups: Mapping[str, str]) -> NDArray[n
 
 
 def _loss(eye: nn.Module, seen: Hands, far: Tensor) -> Tensor:
-    """How wrong one look at scenes is: letters, points, presence, side, and letters by points."""
+    """How wrong one look at scenes is in all that it tells."""
 
     def practice(own: Tensor) -> Tensor:
         # Half of the hands are the teacher's, half what the network makes of them, which is never so good.
@@ -292,22 +292,22 @@ def _box_loss(look: Look, seen: Hands) -> tuple[Tensor, Tensor]:
     middle, side = (low + high) / 2, (high - low).amax(1).clamp(0.05, 3)
     cells = look.middles.shape[2]
     spread = torch.full_like(side, _MIDDLE_SPREAD / cells)
-    where, target = _apart(look.middles[:, None], middle[:, None], spread, 1.0)
+    wrong, target = _divergence(look.middles[:, None], middle[:, None], spread, 1.0)
     trust = seen.trust * ((middle > 0) & (middle < 1)).all(1)
     size = (target[:, 0] * (look.sizes.flatten(1) - (side * cells).log()[:, None]).abs()).sum(1)
-    return _mean(where[:, 0], trust), _mean(size, trust)
+    return _mean(wrong[:, 0], trust), _mean(size, trust)
 
 
 def _heatmap_loss(look: Look, seen: Hands, box: Tensor) -> Tensor:
     """How far heatmaps are from small spots at the points (as Nibali et al., 2018, found to make their means exact)."""
     points = seen.points[:, :, :2]
     least = 0.6 * REACH / look.heatmaps.shape[2]  # narrower spots would be one cell, wherever in it the point is
-    where, _ = _apart(look.heatmaps, points, (_POINT_SPREAD * box).clamp(min=least), REACH)
+    wrong, _ = _divergence(look.heatmaps, points, (_POINT_SPREAD * box).clamp(min=least), REACH)
     inside = (points - 0.5).abs().amax(2) < REACH / 2
-    return _mean(where, inside * seen.trust[:, None])
+    return _mean(wrong, inside * seen.trust[:, None])
 
 
-def _apart(maps: Tensor, places: Tensor, spread: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+def _divergence(maps: Tensor, places: Tensor, spread: Tensor, reach: float) -> tuple[Tensor, Tensor]:
     """Divergence (N, maps) of maps (N, maps, cells, cells) from normal distributions about places, and these, flat."""
     lines = grid(maps.shape[2], reach, spread)
     x, y = ((lines - places[:, :, axis, None]).square() for axis in (0, 1))

@@ -48,30 +48,37 @@ def true_rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
 
 
 def rendered_among(archive: Archive, ids: Sequence[str]) -> frozenset[str]:
-    """Ids of pictures that lie in a rendered set: nobody's hands are on them."""
+    """Ids of pictures of rendered sets, for which there are such rows: nobody's hands are on them."""
     if not archive.parts:
-        return frozenset(ids if _tables(archive) else ())
-    return frozenset(f"{stem}/{name}" for stem, part, own in by_part(archive, ids) if _tables(part) for name in own)
+        return frozenset(_within(archive, ids))
+    return frozenset(f"{stem}/{name}" for stem, part, own in by_part(archive, ids) for name in _within(part, own))
 
 
-def _tables(archive: Archive) -> list[str]:
-    return [member.name for member in archive.members if PurePosixPath(member.name).name == TABLE]
+def _table(archive: Archive) -> str | None:
+    """Name of the one table of a rendered set; its pictures lie in its folder, for a set may be packed with it."""
+    tables = [member.name for member in archive.members if PurePosixPath(member.name).name == TABLE]
+    return tables[0] if len(tables) == 1 else None
+
+
+def _within(archive: Archive, ids: Sequence[str]) -> list[str]:
+    table = _table(archive)
+    return [name for name in ids if name.startswith(table.removesuffix(TABLE))] if table else []
 
 
 def _rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
-    tables = _tables(archive)
-    if len(tables) != 1:
+    name = _table(archive)
+    if name is None:
         return {}
-    folder = tables[0].removesuffix(TABLE)  # a set may be packed with its folder
+    folder = name.removesuffix(TABLE)
     try:
-        table = csv.DictReader(io.StringIO(archive.read(tables[0]).decode("utf-8")), strict=True)
+        table = csv.DictReader(io.StringIO(archive.read(name).decode("utf-8")), strict=True)
         known = {folder + row["path"]: _row(row) for row in table}
     except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
         raise DatasetError(
-            f"{tables[0]} in {archive.path.name}: not the table of a rendered set ({error!r}). Expected the columns "
+            f"{name} in {archive.path.name}: not the table of a rendered set ({error!r}). Expected the columns "
             "that `fingerspell render` writes; render the set again, or take the file out of the archive."
         ) from error
-    return {name: known[name] for name in ids if name in known}
+    return {picture: known[picture] for picture in ids if picture in known}
 
 
 def _row(facts: dict[str, str]) -> Row:

@@ -47,7 +47,9 @@ class SplitOptions:
     groups: str | None = None  # FILE.csv or FILE.csv:COLUMN, on disk or in the archive; None: archives and signers.csv
     held_out: str | None = None  # leave-one-group-out: the group that is tested, with those below it
     per_group: Count | None = None  # pictures of each letter and group to train with, evenly spread; None: all
-    sample: Count | None = None  # pictures drawn to train and, where the protocol sets none aside, validate; None: all
+    sample: Count | None = (
+        None  # pictures of people drawn to train and, where the protocol sets none aside, validate; None: all
+    )
     validation: Share = 0.2
     reference_leak: bool = False  # first-per-class: leave the test pictures in the pool, as the study's code did
 

@@ -144,9 +144,8 @@ def render_dataset(  # noqa: PLR0913 - what a data set is
         for label in range(len(LABELS) if blank else len(LETTERS))
         for number in range(count)
     ]
-    _write_table(
-        items, wanted, on_progress, others=not zipped
-    )  # before the pictures: a killed call leaves none without its truth
+    # Before the pictures: a killed call leaves none without its truth.
+    _write_table(items, wanted, on_progress, others=not zipped)
     count = _draw(items, wanted, on_progress)
     _write_sheet(items, wanted, sheet)
     if zipped:
