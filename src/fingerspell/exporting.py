@@ -70,7 +70,7 @@ Recognises held letters of the ASL manual alphabet (fingerspelling) on single pi
 a still picture they are a guess.
 
 - **Trained on** {trained["train"]:,} pictures of `{trained["archive"]}` (split `{trained["protocol"]}`,
-  {trained["validation"]:,} more for validation).
+  {trained["validation"]:,} more for validation). {" ".join(trained.get("notes", ()))}
 - **Accuracy** {score["accuracy"]:.3f} [{low:.3f}, {high:.3f}] on {score["pictures"]:,} test pictures of
   {len(card.labels)} letters{static_too}. {_meaning(card)}
 {_inputs(card)}
@@ -136,11 +136,11 @@ def _cell(score: dict[str, Any] | None) -> str:
 def _inputs(card: Card) -> str:
     """What `model.onnx` takes."""
     lines = []
-    padded = " until they fit,\n  in the middle and with their edges repeated around them" if card.padded else ""
+    fitted = " until they fit, in the middle\n  and with their edges repeated around them" if card.padded else ""
     if card.size is not None:
         lines.append(
-            f"- **Input** RGB uint8 pictures of shape (batch, {card.size}, {card.size}, 3), resized with "
-            f"{card.interpolation}\n  interpolation{padded}; the rest of the preprocessing is inside `model.onnx`."
+            f"- **Input** RGB uint8 pictures of shape (batch, {card.size}, {card.size}, 3), resized with\n  "
+            f"{card.interpolation} interpolation{fitted}; the rest of the preprocessing is inside `model.onnx`."
         )
     if card.reads:
         lines.append("- **Second output** `features` (batch, 94): where the hand is (`fingerspell.model.Hand`).")
