@@ -3,7 +3,8 @@
     fingerspell render hands --train 150 --test 40 --size 320 --seed 1
     python benchmarks/rendered_hands.py hands asl_real.zip signers_k.zip ... --hand-model hand_landmarker.task
 
-Trains what is missing in --out, and takes over what is there. Needs fingerspell[train,hands].
+Of a set without test pictures only what it teaches is asked. Trains what is missing in --out, and takes over what is
+there. Needs fingerspell[train,hands].
 """
 
 from __future__ import annotations
@@ -53,16 +54,16 @@ def main() -> None:
     detector = hands.open_detector(given.hand_model)
     given.out.mkdir(parents=True, exist_ok=True)
     with progress() as on_progress, (given.out / "figures.txt").open("w") as file:
-        for line in chain(
-            detected(given.rendered, detector),
-            read_by_real_eyes(given.rendered, given.archives, detector, given.out, on_progress),
-            taught(given.rendered, given.archives, detector, given.out, on_progress),
-        ):
+        lines = [taught(given.rendered, given.archives, detector, given.out, on_progress)]
+        if (given.rendered / PARTS[1]).is_dir():
+            lines.insert(0, read_by_real_eyes(given.rendered, given.archives, detector, given.out, on_progress))
+            lines.insert(0, detected(given.rendered, detector))
+        for line in chain.from_iterable(lines):
             print(line, flush=True)
             print(line, file=file, flush=True)
 
 
-def detected(rendered: Path, detector: hands.Detector) -> list[str]:
+def detected(rendered: Path, detector: hands.Detector) -> Iterator[str]:
     """Share of the test part's letters with a hand for the detector as it comes, and how far its points are off."""
     rows = list(csv.DictReader((rendered / TABLE).read_text("utf-8").splitlines()))
     rows = [row for row in rows if row["label"] in LETTERS and row["path"].startswith("Test")]
@@ -79,10 +80,8 @@ def detected(rendered: Path, detector: hands.Detector) -> list[str]:
     shown = Counter(row["label"] for row in rows)
     worst = min(shown, key=lambda letter: found[letter] / shown[letter])
     least = f"least in {worst}, {found[worst] / shown[worst]:.2f}"
-    return [
-        f"the detector finds a hand in {found.total() / len(rows):.3f} of {len(rows)} letters; {least}",
-        f"its points lie {np.mean(apart):.3f} palms from the joints on average, {np.median(apart):.3f} in the median",
-    ]
+    yield f"the detector finds a hand in {found.total() / len(rows):.3f} of {len(rows)} letters; {least}"
+    yield f"its points lie {np.mean(apart):.3f} palms from the joints on average, {np.median(apart):.3f} in the median"
 
 
 def palm_of(row: dict[str, str]) -> float:
