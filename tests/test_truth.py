@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from conftest import noisy_picture
 from fingerspell import hands, runs
 from fingerspell.archive import open_archive, open_archives
 from fingerspell.dataset import scan
 from fingerspell.errors import DatasetError
-from fingerspell.recipes import load_recipe
+from fingerspell.recipes import load_recipe, override
 from fingerspell.rendering import render_dataset
 from fingerspell.teaching import _lessons
 from fingerspell.truth import rendered_among, true_rows
@@ -89,3 +91,14 @@ def test_a_table_of_something_else_is_refused(table: bytes, tmp_path: Path) -> N
     folder = write_folder(tmp_path / "set", {**alphabet(1), "hands.csv": table})
     with open_archive(folder) as archive, pytest.raises(DatasetError, match="not the table of a rendered set"):
         true_rows(archive, ["A/1.png"])
+
+
+def test_rendered_pictures_of_no_letter_leave_those_of_people_their_room(rendered: Path, tmp_path: Path) -> None:
+    blank = {f"Blank/{n}.png": noisy_picture("?", n) for n in range(5)}
+    people = write_zip(
+        tmp_path / "people.zip", {f"{x}/{n}.png": noisy_picture(x, n) for x in "AB" for n in range(3)} | blank
+    )
+    recipe = override(load_recipe("reader"), {"split.per_group": 2})
+    with open_archives([rendered, people]) as archive:
+        kept = runs._spare_others(archive, scan(archive), (), recipe)
+    assert Counter(picture.id.split("/")[0] for picture in kept) == {"rendered": 2, "people": 2}

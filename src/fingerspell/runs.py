@@ -446,10 +446,10 @@ def _spare_others(archive: Archive, dataset: Dataset, others: splits.Pictures, r
         and not (options.protocol == "folders" and p.part == "test")
     ]
     # A rendered picture is a near-copy of a person's by chance alone.
-    chance = _rendered(archive, spare) - {p.id for p in others}
+    rendered = dict.fromkeys(_rendered(archive, spare) - {p.id for p in others}, "rendered")
     known = has_near_copy(spare, others)
-    spare = [p for p, near in zip(spare, known, strict=True) if not near or p.id in chance]
-    kept = set(splits.thinned(spare, options.per_group, {})) if options.per_group else set(spare)
+    spare = [p for p, near in zip(spare, known, strict=True) if not near or p.id in rendered]
+    kept = set(splits.thinned(spare, options.per_group, rendered)) if options.per_group else set(spare)
     return tuple(p for p in spare if p in kept)
 
 
