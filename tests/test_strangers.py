@@ -106,6 +106,7 @@ def test_files_say_the_same(finished: tuple[list[Path], Path, dict[str, Any]]) -
     assert (out / "strangers.png").stat().st_size > 1000
     page = (out / "strangers.html").read_text()
     assert "people/x" in page
+    assert "(backbone vgg16, head linear) on" in page
     assert "http" not in page.replace("http://www.w3.org", "")
 
 

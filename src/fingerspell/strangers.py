@@ -166,7 +166,8 @@ def strangers(
         )
         folds.append(_read_fold(folder, name, known))
     on_progress("Groups held out", len(names), len(names))
-    facts = {"data": known.name, "recipe": known.recipe.name, "by": by, "rendered": len(known.rendered)}
+    chosen = {"recipe": known.recipe.name, "backbone": known.recipe.features.backbone, "head": known.recipe.head.kind}
+    facts = {"data": known.name, **chosen, "by": by, "rendered": len(known.rendered)}
     result = summarise(folds, risk=known.recipe.risk) | facts
     if final is not None:
         fitted = Calibration(**result["calibration"])
