@@ -184,9 +184,7 @@ def load_backbone(
 
     def load() -> Network:
         layers = (
-            Reader(_untaught_eye())
-            if name == READER
-            else _create(name, pretrained=weights is None and name != EMBEDDED)
+            _untaught_layers() if name == READER else _create(name, pretrained=weights is None and name != EMBEDDED)
         )
         if name == EMBEDDED and weights is None:
             _load_embedded(layers)
@@ -304,15 +302,15 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
 def untaught_reader() -> Backbone:
     """Reader whose trunk is the embedded network; its new layers are random, the same every time, and to be taught."""
     preprocessing = Preprocessing(**_READER_INPUT)  # type: ignore[arg-type]
-    return Backbone.of(READER, Network(Reader(_untaught_eye()), preprocessing))
+    return Backbone.of(READER, Network(_untaught_layers(), preprocessing))
 
 
-def _untaught_eye() -> HandNetwork:
+def _untaught_layers() -> Reader:
     trunk = _create(EMBEDDED, pretrained=False)
     _load_embedded(trunk)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return HandNetwork(trunk)
+        return Reader(HandNetwork(trunk))
 
 
 def _load_embedded(network: nn.Module) -> None:

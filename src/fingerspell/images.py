@@ -141,20 +141,21 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 
 def resize(pixels: Pixels, size: int, interpolation: Interpolation) -> Pixels:
     """Squeeze a picture to ``size`` x ``size`` pixels, as the reference study does: the whole hand stays in view."""
-    if pixels.shape[:2] == (size, size):
-        return pixels
-    resample = Image.Resampling[interpolation.upper()]
-    return np.asarray(Image.fromarray(pixels).resize((size, size), resample))
+    return _resized(pixels, (size, size), interpolation)
 
 
 def fitted(pixels: Pixels, size: int, interpolation: Interpolation) -> Pixels:
     """Picture that just fits into ``size`` x ``size`` pixels, in their middle, its edges repeated outwards."""
     height, width = pixels.shape[:2]
-    sides = tuple(max(1, round(length * size / max(width, height))) for length in (width, height))
-    if sides != (width, height):
-        resample = Image.Resampling[interpolation.upper()]
-        pixels = np.asarray(Image.fromarray(pixels).resize(sides, resample))
-    return padded_square(pixels)
+    across, down = (max(1, round(length * size / max(width, height))) for length in (width, height))
+    return padded_square(_resized(pixels, (across, down), interpolation))
+
+
+def _resized(pixels: Pixels, sides: tuple[int, int], interpolation: Interpolation) -> Pixels:
+    """Picture of this width and height; the same where it has them."""
+    if pixels.shape[1::-1] == sides:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(sides, Image.Resampling[interpolation.upper()]))
 
 
 def padded_square(pixels: Pixels) -> Pixels:

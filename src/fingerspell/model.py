@@ -177,8 +177,11 @@ class Model:
             If the bytes are no readable picture.
         """
         card = self.card
-        row = self.detector.look(images.view_of(images.decode(data).pixels, view)) if self.detector else None
-        pixels = images.decode(data, card.size if card.padded and not card.crop else None).pixels
+        enough = card.size if card.padded and not card.crop else None
+        pixels, row = images.decode(data, enough).pixels, None
+        if self.detector:  # which needs all pixels
+            whole = pixels if enough is None else images.decode(data).pixels
+            row = self.detector.look(images.view_of(whole, view))
         seen: Seen = {}
         if card.size is not None and card.interpolation is not None:
             crop_row = row if card.crop else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -99,54 +100,34 @@ def teach(  # noqa: PLR0913 - what a reader is taught with
     TuningError, CacheError, DatasetError
         As ``finetuning.fine_tune``.
     """
+
+    def stage(start: Backbone, which: NDArray[np.bool_], epochs: int) -> Backbone:
+        """Reader that goes on from ``start`` on some of the pictures, with its batch norm."""
+        own = [picture for picture, wanted in zip(pictures, which, strict=True) if wanted]
+        shares = _shares(own, groups)
+        facts = {
+            "teacher": hands.VERSION,
+            "rows": hashlib.sha256(rows[which].tobytes()).hexdigest(),
+            "shares": shares.round(9).tolist(),
+        }
+        chosen = replace(options, epochs=epochs)
+
+        def train(network: Network, home: Path) -> nn.Module:
+            lessons = _lessons(archive, own, rows[which], home, on_progress)
+            loss = partial(_scene_loss, _backgrounds(lessons, seed))
+            eye = cast("Reader", network.layers).eye.learning()
+            trained = fit(eye, lessons, loss, chosen, home, seed=seed, shares=shares, on_progress=on_progress)
+            return Reader(cast("HandNetwork", trained)).requires_grad_(requires_grad=False).eval()
+
+        return tuned(start, own, [facts, _VERSION], chosen, folder, seed, train)
+
     taught, rendered = backbone, rows[:, hands.STEP] == hands.DRAWN
-    for which, epochs in ((rendered, _RENDERED_FIRST * options.epochs), (np.ones_like(rendered), options.epochs)):
-        if which.any():
-            own = [picture for picture, wanted in zip(pictures, which, strict=True) if wanted]
-            stage = replace(options, epochs=epochs)
-            taught = _taught(taught, archive, own, rows[which], groups, stage, folder, seed, on_progress)
+    if rendered.any():
+        taught = stage(taught, rendered, _RENDERED_FIRST * options.epochs)
+    taught = stage(taught, np.ones_like(rendered), options.epochs)
     eye = cast("Reader", taught.network.layers).eye
     # Weights that 16 bits hold: a model is stored in half the room, and none the worse.
     return Backbone.of(backbone.name, Network(Reader(eye.folded()).half().float(), backbone.preprocessing))
-
-
-def _taught(  # noqa: PLR0913, PLR0917 - as above
-    backbone: Backbone,
-    archive: Archive,
-    pictures: Sequence[Picture],
-    rows: Rows,
-    groups: Mapping[str, str],
-    options: FineTuningOptions,
-    folder: Path,
-    seed: int,
-    on_progress: Progress,
-) -> Backbone:
-    """Reader that was trained on pictures, with its batch norm."""
-    shares = _shares(pictures, groups)
-    facts = {
-        "teacher": hands.VERSION,
-        "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
-        "shares": shares.round(9).tolist(),
-    }
-
-    def train(network: Network, own: Path) -> nn.Module:
-        lessons = _lessons(archive, pictures, rows, own, on_progress)
-        backgrounds = _backgrounds(lessons, seed)
-
-        def loss(eye: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-            pixels, *rest = batch
-            hands_seen = Hands(pixels.permute(0, 3, 1, 2).float() / 255, *rest)
-            with pixels.device:  # where everything new is made
-                # Points in bfloat16 would be off by a pixel.
-                with torch.autocast(pixels.device.type, enabled=False):
-                    seen, far = scenes(hands_seen, backgrounds.to(pixels.device), _NO_LETTER)
-                return _loss(eye, seen, far)
-
-        eye = cast("Reader", network.layers).eye.learning()
-        trained = fit(eye, lessons, loss, options, own, seed=seed, shares=shares, on_progress=on_progress)
-        return Reader(cast("HandNetwork", trained)).requires_grad_(requires_grad=False).eval()
-
-    return tuned(backbone, pictures, [facts, _VERSION], options, folder, seed, train)
 
 
 @dataclass(frozen=True)
@@ -250,6 +231,17 @@ def _shares(pictures: Sequence[Picture], groups: Mapping[str, str]) -> NDArray[n
     shares = {p.id: bursts_of[kind[0]] ** 0.5 / pictures_of[kind] for p, kind in zip(letters, kinds, strict=True)}
     other = sum(shares.values()) * _NO_LETTER_SHARE / max(1, len(pictures) - len(letters))
     return np.array([shares.get(picture.id, other) for picture in pictures])
+
+
+def _scene_loss(backgrounds: Tensor, eye: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    """How wrong one look at pictures of lessons is, each in a scene of its own."""
+    pixels, *rest = batch
+    known = Hands(pixels.permute(0, 3, 1, 2).float() / 255, *rest)
+    with pixels.device:  # where everything new is made
+        # Points in bfloat16 would be off by a pixel.
+        with torch.autocast(pixels.device.type, enabled=False):
+            seen, far = scenes(known, backgrounds.to(pixels.device), _NO_LETTER)
+        return _loss(eye, seen, far)
 
 
 def _loss(eye: nn.Module, seen: Hands, far: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +55,7 @@ def rendered_among(archive: Archive, ids: Sequence[str]) -> frozenset[str]:
 
 def _table(archive: Archive) -> str | None:
     """Name of the one table of a rendered set; its pictures lie in its folder, for a set may be packed with it."""
-    tables = [member.name for member in archive.members if PurePosixPath(member.name).name == TABLE]
+    tables = [member.name for member in archive.members if member.name.rpartition("/")[2] == TABLE]
     return tables[0] if len(tables) == 1 else None
 
 

@@ -48,7 +48,7 @@ class SplitOptions:
     held_out: str | None = None  # leave-one-group-out: the group that is tested, with those below it
     per_group: Count | None = None  # pictures of each letter and group to train with, evenly spread; None: all
     sample: Count | None = (
-        None  # pictures of people drawn to train and, where the protocol sets none aside, validate; None: all
+        None  # of people, drawn to train and, where the protocol sets none aside, validate; None: all
     )
     validation: Share = 0.2
     reference_leak: bool = False  # first-per-class: leave the test pictures in the pool, as the study's code did
