@@ -48,7 +48,7 @@ def detector(tmp_path: Path) -> hands.Detector:
     return hands.Detector(file)
 
 
-@pytest.mark.parametrize("step", range(6))
+@pytest.mark.parametrize("step", range(5))
 @pytest.mark.parametrize("size", [(60, 40), (40, 60), (50, 50)])
 def test_points_come_back_to_the_picture_from_every_step(
     detector: hands.Detector, monkeypatch: pytest.MonkeyPatch, step: int, size: tuple[int, int]
@@ -63,16 +63,48 @@ def test_points_come_back_to_the_picture_from_every_step(
     row = detector.look(marked(*size))
     points = row[hands.PICTURE].reshape(hands.POINTS, 3)
     np.testing.assert_allclose(points[:, :2], np.tile([0.7, 0.25], (hands.POINTS, 1)), atol=0.02)
-    margin = 1.6 if step in {2, 4} else 1.0  # a margin makes the picture, and so MediaPipe's unit, larger
+    margin = 1.6 if step in {2, 3} else 1.0  # a margin makes the picture, and so MediaPipe's unit, larger
     np.testing.assert_allclose(points[:, 2], 0.1 * max(size) / size[0] * margin, rtol=0.02)
     assert row[hands.STEP] == step
     assert row[hands.SHAPE] == pytest.approx(size[0] / size[1])
     assert row[[hands.FOUND, hands.SURE]].tolist() == pytest.approx([1, 0.9])
-    assert row[hands.RIGHT] == pytest.approx(0.1 if step == 3 else 0.9)
-    assert row[hands.WORLD][0] == pytest.approx(-0.05 if step == 3 else 0.05)
+    assert row[hands.RIGHT] == pytest.approx(0.9)
+    assert row[hands.WORLD][0] == pytest.approx(0.05)
     side = max(size)
-    sides = [side, 256, 320, 256, 320, 256]
-    assert asked == [((s, s, 3), c) for s, c in zip(sides, [0.5] * 4 + [0.1] * 2, strict=True)][: step + 1]
+    sides = [side, 256, 320, 320, 256]
+    ladder = [((s, s, 3), c) for s, c in zip(sides, [0.5] * 3 + [0.1] * 2, strict=True)]
+    assert asked == [*ladder[: step + 1], *[((320, 320, 3), 0.1)] * 2]  # and at the stretched pictures
+
+
+@pytest.mark.parametrize("size", [(60, 40), (40, 60), (50, 50), (1600, 1200)])
+def test_looks_at_stretched_pictures_tell_of_the_same_place(
+    detector: hands.Detector, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(detector, "_detect", lambda pixels, _: at_the_patch(pixels))
+    looks = detector.look(marked(*size)).reshape(hands.LOOKS, hands.LOOK)
+    shapes = size[0] / size[1] * np.array(hands.STRETCHES)
+    np.testing.assert_allclose(looks[:, hands.SHAPE], shapes, rtol=0.02)
+    assert looks[:, hands.FOUND].all()
+    for look in looks:
+        points = look[hands.PICTURE].reshape(hands.POINTS, 3)
+        np.testing.assert_allclose(points[:, :2], np.tile([0.7, 0.25], (hands.POINTS, 1)), atol=0.02)
+
+
+def test_hand_that_is_seen_in_a_stretched_picture_alone_is_told_as_that_of_the_picture(
+    detector: hands.Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def detect(pixels: np.ndarray, _: float) -> SimpleNamespace:
+        asked.append(pixels)
+        return at_the_patch(pixels) if len(asked) == 7 else BLIND
+
+    monkeypatch.setattr(detector, "_detect", detect)
+    first, wider, taller = detector.look(marked()).reshape(hands.LOOKS, hands.LOOK)
+    assert [first[hands.FOUND], wider[hands.FOUND], taller[hands.FOUND]] == [1, 0, 1]
+    assert [first[hands.SHAPE], taller[hands.SHAPE]] == pytest.approx([1.5, 1.0])
+    np.testing.assert_array_equal(np.delete(first, hands.SHAPE), np.delete(taller, hands.SHAPE))
+    assert first[hands.STEP] >= hands.DOUBTFUL
 
 
 def test_missed_hand_is_a_row_too(detector: hands.Detector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +113,7 @@ def test_missed_hand_is_a_row_too(detector: hands.Detector, monkeypatch: pytest.
     assert row.shape == (hands.ROW,)
     assert row.dtype == np.float32
     assert row[hands.SHAPE] == 1.5
-    assert np.count_nonzero(row) == 1
+    assert np.count_nonzero(row) == hands.LOOKS
 
 
 def row_at(points: np.ndarray, right: float = 1.0) -> hands.Row:

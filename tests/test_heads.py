@@ -31,12 +31,11 @@ CLASSES = 5
 def rows(count: int = 6, seed: int = 0) -> np.ndarray:
     """Rows of hands, of which the last was missed, in pictures twice as wide as high."""
     rng = np.random.default_rng(seed)
-    made = rng.random((count, hands.ROW)).astype(np.float32)
-    made[:, [hands.FOUND, hands.RIGHT]] = 1, 0.9
-    made[:, hands.SHAPE] = 2
+    made = rng.random((count, hands.LOOKS, hands.LOOK)).astype(np.float32)
+    made[:, :, [hands.FOUND, hands.RIGHT]] = 1, 0.9
     made[-1] = 0
-    made[-1, hands.SHAPE] = 2
-    return made
+    made[:, :, hands.SHAPE] = 2 * np.array(hands.STRETCHES)
+    return made.reshape(count, hands.ROW)
 
 
 def changed(made: np.ndarray, part: slice, change: np.ndarray) -> np.ndarray:
@@ -98,6 +97,20 @@ def test_missed_hand_has_the_shares_of_training() -> None:
     answers = probabilities(head, torch.from_numpy(rows()))
     np.testing.assert_allclose(answers[-1], [0.5, 0.2, 0.1, 0.1, 0.1], rtol=1e-5)
     assert not torch.allclose(answers[0], answers[-1])
+
+
+def test_surest_look_has_the_loudest_voice_and_a_missed_one_none() -> None:
+    head = PointsHead((), 2).eval()
+    # Of each look as either hand's: one is sure of the first letter, the others hesitate.
+    said = torch.tensor([[4.0, -4.0]] + [[-0.3, 0.3]] * 5)
+    head.layers.forward = lambda _: said  # type: ignore[method-assign]
+    row = torch.zeros(1, hands.LOOKS, hands.LOOK)
+    row[:, :, hands.FOUND] = row[:, :, hands.SHAPE] = 1
+    assert probabilities(head, row.view(1, -1)).argmax() == 0
+    row[:, 0, hands.FOUND] = 0
+    np.testing.assert_allclose(
+        probabilities(head, row.view(1, -1))[0], 0.95 * torch.softmax(said[1], dim=0) + 0.025, rtol=1e-5
+    )
 
 
 class TestFusion:

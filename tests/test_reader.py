@@ -103,6 +103,19 @@ def test_normalised_hands_know_no_place_and_no_size_but_their_side() -> None:
     torch.testing.assert_close(normalised(hands * mirror), expected * mirror)
 
 
+@pytest.mark.parametrize(("side", "kernel"), [(3, 5), (2, 5), (2, 3), (6, 5)])
+def test_small_maps_are_convolved_and_learnt_from_as_torch_does_it(side: int, kernel: int) -> None:
+    torch.manual_seed(0)
+    theirs = torch.nn.Conv2d(8, 8, kernel, padding=kernel // 2, groups=8, bias=False)
+    ours = reader._Depthwise(theirs).train()
+    maps = torch.randn(4, 8, side, side).to(memory_format=torch.channels_last).requires_grad_()
+    answers = [layer(maps) for layer in (theirs, ours)]
+    torch.testing.assert_close(*answers, atol=1e-5, rtol=1e-5)
+    weight = torch.randn_like(answers[0])
+    expected, found = (torch.autograd.grad((answer * weight).sum(), (maps, theirs.weight)) for answer in answers)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_folded_batch_norm_answers_as_before() -> None:
     trunk = load_backbone(EMBEDDED).network.layers
     views = torch.randn(2, 3, VIEW, VIEW, generator=torch.Generator().manual_seed(2))

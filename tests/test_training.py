@@ -158,7 +158,8 @@ class TestPoints:
         targets = rng.integers(3, size=count)
         rows = np.zeros((count, hands.ROW), np.float32)
         rows[:, [hands.FOUND, hands.RIGHT, hands.SHAPE]] = 1, 0.9, 1
-        rows[:, hands.PICTURE.start :] = shapes[targets] + 0.1 * rng.normal(size=(count, 6 * hands.POINTS))
+        points = slice(hands.PICTURE.start, hands.WORLD.stop)
+        rows[:, points] = shapes[targets] + 0.1 * rng.normal(size=(count, 6 * hands.POINTS))
         rows[::8] = 0
         return Examples(rows[:, None], targets)
 

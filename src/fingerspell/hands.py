@@ -2,13 +2,17 @@
 
 Needs mediapipe and its model file, and only when a hand is looked for; no torch, for a trained model looks too.
 
-A picture gives one row of ``ROW`` float32 values, always:
+Many pictures were squeezed before they came here (a webcam's frame made square, a tall hand cut out and made square),
+nobody knows which, and MediaPipe errs on such hands. So it also looks at every picture made wider, and made taller, and
+what reads the points hears all looks (``heads.py``). A picture gives one row of ``ROW`` float32 values, always:
+``LOOKS`` looks of ``LOOK`` values. The first is at the picture as it is; where that one misses the hand, it is told
+what the next one saw. Of each look:
 
 [0] found     1, or 0 where every try missed the hand; all other values but the shape are then 0
 [1] right     probability that it is a right hand, as MediaPipe says it
 [2] sure      MediaPipe's confidence in that side
 [3] step      of the ladder of tries that found it (``_LADDER``); ``DRAWN`` for the truth about a rendered hand
-[4] shape     width of the picture over its height
+[4] shape     width of the picture over its height, as this look sees it
 [5:68]        21 points of the picture: x and y in shares of its width and height, z (depth) in the scale of x
 [68:131]      21 points of the world: metres from the hand's centre
 """
@@ -46,7 +50,10 @@ FOUND, RIGHT, SURE, STEP, SHAPE = range(5)
 POINTS = 21  # in MediaPipe's order: the wrist, then four of each finger from the thumb to the little one
 TIPS = (4, 8, 12, 16, 20)
 PICTURE, WORLD = slice(5, 5 + 3 * POINTS), slice(5 + 3 * POINTS, 5 + 6 * POINTS)
-ROW = 5 + 6 * POINTS
+LOOK = 5 + 6 * POINTS
+STRETCHES = (1.0, 1.5, 1 / 1.5)  # of the looks: how much wider the picture is made
+LOOKS = len(STRETCHES)
+ROW = LOOKS * LOOK
 
 DRAWN = -1  # the step of a row that no detector found: the picture was drawn with the hand there
 
@@ -73,7 +80,7 @@ MODEL_SHA256 = "c7b9b7ada5266ce6785a471dcc47ea9aff6daf3abea8c7cce5dbc9c541c9e6db
 _TIMEOUT_S = 60.0
 
 # Part of what rows and crops are remembered under: raise it whenever one would come out different.
-VERSION = 1
+VERSION = 2
 
 _MARGIN = 0.25  # of the box of the points, on each side: they lie inside the hand, not at its edge
 
@@ -94,14 +101,12 @@ class _Try:
         Around the picture, in shares of its side.
     side : int
         That the picture is enlarged or shrunk to; 0: left as it is.
-    mirrored : bool
     confidence : float
         Least that the detector must have.
     """
 
     margin: float = 0.0
     side: int = 0
-    mirrored: bool = False
     confidence: float = 0.5
 
 
@@ -111,10 +116,12 @@ _LADDER = (
     _Try(),
     _Try(side=256),
     _Try(margin=0.3, side=320),
-    _Try(side=256, mirrored=True),
     _Try(margin=0.3, side=320, confidence=0.1),
     _Try(side=256, confidence=0.1),
 )
+_STRETCHED = _LADDER[3:4]  # of a stretched picture: the one try that finds most
+_ENOUGH = 640  # pixels of its longer side: that try looks at half as many
+DOUBTFUL = 3  # the first step at which the detector is not sure to see a hand
 
 
 class Detector:
@@ -147,22 +154,34 @@ class Detector:
         MissingDependencyError
             If mediapipe is not installed.
         """
+        looks = np.stack([self._look(pixels), *(self._look(pixels, stretch) for stretch in STRETCHES[1:])])
+        shape, seen = looks[0, SHAPE], np.flatnonzero(looks[:, FOUND])
+        if seen.size:
+            looks[0] = looks[seen[0]]
+            looks[0, SHAPE] = shape
+        return looks.ravel()
+
+    def _look(self, pixels: Pixels, stretch: float = 1.0) -> Row:
+        """One look (131,), at the picture made so much wider."""
+        ladder: tuple[_Try, ...] = _LADDER
+        if stretch != 1:
+            pixels, ladder = _stretched(pixels, stretch), _STRETCHED
         height, width = pixels.shape[:2]
-        row = np.zeros(ROW, np.float32)
-        row[SHAPE] = width / height
+        look = np.zeros(LOOK, np.float32)
+        look[SHAPE] = width / height
         side = max(height, width)
         left, top = (side - width) // 2, (side - height) // 2
         square = images.padded_square(pixels)  # of others MediaPipe is wrong, and says so in its log
-        for number, step in enumerate(_LADDER):
+        for step in ladder:
             found = self._try(square, step)
             if found:
                 points, world, right, sure = found
                 points[:, :2] = (points[:, :2] * side - (left, top)) / (width, height)
                 points[:, 2] *= side / width
-                row[[FOUND, RIGHT, SURE, STEP]] = 1, right, sure, number
-                row[PICTURE], row[WORLD] = points.ravel(), world.ravel()
+                look[[FOUND, RIGHT, SURE, STEP]] = 1, right, sure, _LADDER.index(step)
+                look[PICTURE], look[WORLD] = points.ravel(), world.ravel()
                 break
-        return row
+        return look
 
     def _try(self, square: Pixels, step: _Try) -> tuple[Row, Row, float, float] | None:
         """Points (21, 3) in shares of the square, points of the world (21, 3), probability of right, confidence."""
@@ -170,7 +189,7 @@ class Detector:
         pixels = _padded(square, margin, margin, margin, margin)
         if step.side:
             pixels = np.asarray(Image.fromarray(pixels).resize((step.side, step.side), Image.Resampling.BICUBIC))
-        found = self._detect(pixels[:, ::-1] if step.mirrored else pixels, step.confidence)
+        found = self._detect(pixels, step.confidence)
         if not found.hand_landmarks:
             return None
         points, world = (
@@ -179,8 +198,6 @@ class Detector:
         )
         side = found.handedness[0][0]
         right = side.score if side.category_name == "Right" else 1 - side.score
-        if step.mirrored:
-            points[:, 0], world[:, 0], right = 1 - points[:, 0], -world[:, 0], 1 - right
         whole = (len(square) + 2 * margin) / len(square)
         points *= whole
         points[:, :2] -= margin / len(square)
@@ -258,6 +275,15 @@ def crop(pixels: Pixels, row: Row) -> Pixels:
     beyond = [max(0, margin) for margin in (-top, top + side - height, -left, left + side - width)]
     square = _padded(pixels, *beyond)[top + beyond[0] :, left + beyond[2] :][:side, :side]
     return square if row[RIGHT] >= 0.5 else square[:, ::-1]
+
+
+def _stretched(pixels: Pixels, stretch: float) -> Pixels:
+    """Picture made wider, or taller where ``stretch`` is less than 1; a large one no larger than is looked at."""
+    height, width = pixels.shape[:2]
+    across, down = width * max(1, stretch), height * max(1, 1 / stretch)
+    fits = min(1, _ENOUGH / max(across, down))
+    sides = max(1, round(across * fits)), max(1, round(down * fits))
+    return np.asarray(Image.fromarray(pixels).resize(sides, Image.Resampling.BICUBIC))
 
 
 def network_input(

@@ -28,10 +28,11 @@ _BONES += [(5, 9), (9, 13), (13, 17)]
 _BENDS = [(bone, bone + 1) for bone in range(19) if bone % 4 != 3]  # bones of one finger that meet in a joint
 _SPANS = [pair for pair in combinations(range(hands.POINTS), 2) if set(pair) & set(hands.TIPS)]
 _LEAST = 1e-6
+DOUBT = 0.05  # share of the uniform in what goes into a pool
 
 
 def normalise(rows: Tensor) -> Tensor:
-    """Points (N, 2, 21, 3) of rows (N, 131), those of the picture and those of the world, in a frame of the hand.
+    """Points (N, 2, 21, 3) of looks (N, 131), those of the picture and those of the world, in a frame of the hand.
 
     The origin is the palm's centre, the unit the length of the palm, and a left hand is mirrored to a right one. The
     direction of the hand is kept: K and P, G and Q, U and H differ in nothing else. Of a missed hand all are 0.
@@ -63,10 +64,22 @@ def _length(vectors: Tensor) -> Tensor:
 DESCRIPTION = describe(torch.zeros(1, 2, hands.POINTS, 3)).shape[1]
 
 
-class PointsHead(nn.Module):
-    """Perceptron on the points of a hand: rows (N, 131) in, logits (N, classes) out.
+def doubting(logits: Tensor) -> Tensor:
+    """Log-probabilities (N, classes) for a pool, mixed with a little of the uniform.
 
-    A missed hand has the logits ``missed``, the shares of the letters in training.
+    Who knows the training people by heart is sure of everything, and could otherwise not be outvoted.
+    """
+    return ((1 - DOUBT) * torch.softmax(logits, dim=1) + DOUBT / logits.shape[1]).log()
+
+
+class PointsHead(nn.Module):
+    """Perceptron on the points of a hand: rows (N, 393) in, logits (N, classes) out.
+
+    It reads each look at the hand twice, as a right hand's and as a left one's, for MediaPipe is often wrong about the
+    side, and answers with the pool of those that found it (their weighted geometric mean). Of a hand that is squeezed
+    out of shape, or mirrored, nothing is read for sure; so each reading has a voice by how sure it is: one over its
+    perplexity, the number of letters that it hesitates between. A missed hand has the logits ``missed``, the shares of
+    the letters in training.
     """
 
     missed: Tensor
@@ -80,23 +93,28 @@ class PointsHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Logits of rows."""
-        found = rows[:, hands.FOUND, None] > 0
-        logits = torch.where(found, self.layers(describe(normalise(rows))), self.missed)
-        return logits / self.temperature
+        looks = rows.reshape(-1, hands.LOOK)
+        found = looks[:, hands.FOUND] > 0
+        points = normalise(looks)
+        sides = torch.stack([points, points * torch.tensor([-1.0, 1.0, 1.0])], dim=1).flatten(0, 1)
+        answers = doubting(self.layers(describe(sides)))
+        entropy = -(answers.exp() * answers).sum(dim=1).view(-1, 2)
+        voices = torch.where(found[:, None], (-entropy).exp(), 0.0).view(-1, 2 * hands.LOOKS, 1)
+        answers = answers.view(-1, 2 * hands.LOOKS, answers.shape[1])
+        total = voices.sum(dim=1)
+        pooled = (answers * voices).sum(dim=1) / total.clamp_min(_LEAST)
+        return torch.where(total > 0, pooled, self.missed) / self.temperature
 
 
 class FusionHead(nn.Module):
-    """Points and features of a network, each with a branch of its own: (N, 131 + dimension) in, logits out.
+    """Points and features of a network, each with a branch of its own: (N, 393 + dimension) in, logits out.
 
     The answer is the weighted geometric mean of both branches' probabilities (a logarithmic opinion pool); a branch
-    that sees nothing (a missed hand; features that are all 0) has no voice. Before the mean each branch's
-    probabilities are mixed with a little of the uniform: a branch that knows the training people by heart is sure of
-    everything, and could otherwise not be outvoted.
+    that sees nothing (a missed hand; features that are all 0) has no voice.
     """
 
     weight: Tensor
     temperature: Tensor
-    DOUBT = 0.05  # share of the uniform
 
     def __init__(self, points: PointsHead, pixels: nn.Sequential, weight: float = 0.5) -> None:
         super().__init__()
@@ -111,14 +129,10 @@ class FusionHead(nn.Module):
         found = rows[:, hands.FOUND, None] > 0
         there = features.abs().amax(dim=1, keepdim=True) > 0
         voices = torch.where(found, self.weight, 0.0), torch.where(there, 1 - self.weight, 0.0)
-        pooled = voices[0] * self._doubting(self.points(rows)) + voices[1] * self._doubting(self.pixels(features))
+        pooled = voices[0] * doubting(self.points(rows)) + voices[1] * doubting(self.pixels(features))
         total = voices[0] + voices[1]
         logits = torch.where(total > 0, pooled / total.clamp_min(_LEAST), self.points.missed)
         return logits / self.temperature
-
-    def _doubting(self, logits: Tensor) -> Tensor:
-        """Log-probabilities."""
-        return ((1 - self.DOUBT) * torch.softmax(logits, dim=1) + self.DOUBT / logits.shape[1]).log()
 
 
 def perceptron(widths: Sequence[int], dropout: float) -> nn.Sequential:

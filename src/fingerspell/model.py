@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fingerspell.hands import Detector
     from fingerspell.images import View
 
-    Seen = dict[str, NDArray[Any]]  # inputs of the network by name: pictures (size, size, 3), hands (131,)
+    Seen = dict[str, NDArray[Any]]  # inputs of the network by name: pictures (size, size, 3), hands (393,)
     Probabilities = NDArray[np.float32]
 
 FORMAT = 4

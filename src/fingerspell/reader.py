@@ -85,6 +85,9 @@ class HandNetwork(nn.Module):
     def __init__(self, trunk: nn.Module) -> None:
         """``trunk`` is timm's EfficientNet-Lite0 with its weights; it is taken apart."""
         super().__init__()
+        for block in cast("_Trunk", trunk).blocks.modules():
+            if isinstance(getattr(block, "conv_dw", None), nn.Conv2d):
+                block.conv_dw = _Depthwise(cast("nn.Conv2d", block.conv_dw))
         self.trunk = trunk
         self.laterals = nn.ModuleList(nn.Conv2d(width, _CHANNELS, 1) for width in (40, 112, 320))
         self.heatmaps = nn.Sequential(
@@ -272,6 +275,31 @@ def _sampling(middle: Tensor, side: Tensor, cells: int, pixels: int) -> Tensor:
 def grid(count: int, reach: float, like: Tensor) -> Tensor:
     """Middles of so many cells of a view's side, spread by ``reach`` about its middle; on the device of ``like``."""
     return ((torch.arange(count, device=like.device) + 0.5) / count - 0.5) * reach + 0.5
+
+
+class _Depthwise(nn.Conv2d):
+    """Depthwise convolution that learns fast where its maps are small.
+
+    Where each place of a map sees most of the others, torch's gradient for processors takes ten times as long as sums
+    over all pairs of places do.
+    """
+
+    def __init__(self, other: nn.Conv2d) -> None:
+        """With the weights of ``other``."""
+        channels, side, stride = other.in_channels, other.kernel_size[0], other.stride[0]
+        super().__init__(channels, channels, side, stride, side // 2, groups=channels, bias=other.bias is not None)
+        self.weight, self.bias = other.weight, other.bias
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (N, channels, height, width)."""
+        side, reach = maps.shape[2], self.kernel_size[0] // 2
+        small = side == maps.shape[3] <= reach + 1 and self.stride == (1, 1)
+        if not self.training or not small or self.bias is not None:
+            return super().forward(maps)
+        apart = torch.arange(side)[:, None] - torch.arange(side) + reach  # row of the kernel from place to place
+        kernel = self.weight[:, 0].permute(1, 2, 0)[apart[:, None, :, None], apart[None, :, None]]
+        places = maps.permute(0, 2, 3, 1)[:, :, :, None, None]  # N, from where (2), to where (2), channels
+        return (places * kernel).sum((1, 2)).permute(0, 3, 1, 2)
 
 
 class _Trunk(nn.Module):

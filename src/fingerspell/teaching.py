@@ -46,14 +46,13 @@ if TYPE_CHECKING:
     Rows = NDArray[np.float32]
 
 # Part of the key under which weights are remembered: raise it whenever a training would end with others.
-_VERSION = 4
+_VERSION = 5
 
 _SIDE = 128  # pixels of a training picture: of the public sets few have more
 _RENDERED_FIRST = 4  # epochs of rendered hands for each epoch of all: they come in any number, and are exact
 _NO_LETTER = ANSWERS - 1
 _WITHOUT_HAND = ("nothing", "Blank")
 _DOUBTFUL = 0.4  # trust in points that the teacher found only with low confidence
-_FIRST_DOUBTFUL_STEP = 4  # of the teacher's ladder
 _SMOOTHING = 0.1
 _FAR_LETTERS = 0.3  # weight of a letter that is seen from afar: it is there to be found first
 # Weights of the losses beside the letters'.
@@ -149,7 +148,7 @@ def _lessons(
 ) -> _Lessons:
     pixels = kept_pixels(folder, _squares(archive, pictures), len(pictures), _SIDE, on_progress)
     known = rows[:, hands.FOUND] > 0
-    trust = np.where(rows[:, hands.STEP] < _FIRST_DOUBTFUL_STEP, 1.0, _DOUBTFUL) * known
+    trust = np.where(rows[:, hands.STEP] < hands.DOUBTFUL, 1.0, _DOUBTFUL) * known
     letters = [LETTERS.index(p.label) if p.label in LETTERS else _NO_LETTER for p in pictures]
     surely = trust == 1
     shown = [float(sure or p.label not in _WITHOUT_HAND) for p, sure in zip(pictures, surely, strict=True)]
@@ -168,8 +167,11 @@ def _squares(archive: Archive, pictures: Sequence[Picture]) -> Iterator[Pixels]:
 
 
 def _in_square(rows: Rows) -> Rows:
-    """Points (N, 21, 3) in shares of the picture that is padded to a square, from rows of the teacher."""
-    points = rows[:, hands.PICTURE].reshape(-1, hands.POINTS, 3)
+    """Points (N, 21, 3) in shares of the picture that is padded to a square: the mean of all looks of the teacher."""
+    looks = rows.reshape(-1, hands.LOOKS, hands.LOOK)
+    found = looks[:, :, hands.FOUND, None] > 0
+    points = (looks[:, :, hands.PICTURE] * found).sum(axis=1) / found.sum(axis=1).clip(min=1)
+    points = points.reshape(-1, hands.POINTS, 3)
     shape = np.maximum(rows[:, hands.SHAPE], 1e-6)[:, None]
     width, height = np.minimum(1, shape), np.minimum(1, 1 / shape)
     x = (points[:, :, 0] - 0.5) * width + 0.5

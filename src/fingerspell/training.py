@@ -157,11 +157,14 @@ def train_points(
 
 
 def _points_loss(head: PointsHead, rows: Tensor, targets: Tensor, options: PointsOptions) -> Tensor:
-    """Loss on the hands that were found; batch norm has no variance of fewer than two."""
-    found = rows[:, hands.FOUND] > 0
+    """Loss on one look at each hand that was found; batch norm has no variance of fewer than two."""
+    looks = rows.view(-1, hands.LOOKS, hands.LOOK)
+    found = looks[:, 0, hands.FOUND] > 0
     if found.sum() < 2:
         return torch.zeros(())
-    points = disturbed(normalise(rows[found]), options)
+    looks = looks[found]
+    drawn = torch.multinomial(looks[:, :, hands.FOUND], 1)[:, 0]
+    points = disturbed(normalise(looks[torch.arange(len(looks)), drawn]), options)
     logits = head.layers(describe(points))
     return nn.functional.cross_entropy(logits, targets[found], label_smoothing=options.label_smoothing)
 
