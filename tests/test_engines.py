@@ -26,6 +26,8 @@ from fingerspell.images import VIEWS
 from fingerspell.testing import FakeDetector, fake_backbone, fake_reader
 
 SIZE = 32
+# Without these instructions sums of products in 8 bits saturate at 16: 0.9979 was seen. What to trust is measured.
+EXACT_SUMS = any(there for name, there in torch.cpu.get_capabilities().items() if name.endswith("_vnni"))
 
 
 def small_network() -> Backbone:
@@ -59,7 +61,7 @@ def test_engines_agree_and_keep_the_order(folder: Path, count: int) -> None:
     exact = features(open_engine(backbone, folder, engine="openvino", precision="float32"), pictures)
     eight_bits = features(open_engine(backbone, folder, engine="openvino", precision="int8"), pictures)
     np.testing.assert_allclose(exact, reference, atol=1e-4)
-    assert graphs.agreement(eight_bits, reference).mean_cosine > 0.998
+    assert graphs.agreement(eight_bits, reference).mean_cosine > (0.998 if EXACT_SUMS else 0.997)
     assert not np.allclose(eight_bits, reference, atol=1e-4)  # it is really another arithmetic
 
 
@@ -111,10 +113,13 @@ def test_every_convolution_is_in_8_bits_and_no_range_is_spent_on_what_relu_cuts_
 def test_8_bits_are_chosen_where_they_agree_and_float32_where_not(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert open_engine(small_network(), folder, engine="openvino").precision == "int8"
     assert open_engine(fake_backbone(), folder, engine="openvino").precision == "float32"  # has no convolution
-    monkeypatch.setattr(graphs, "read_agreement", lambda _: graphs.Agreement(0.99, 0.1, 0.1))
-    assert open_engine(small_network(), folder, engine="openvino").precision == "float32"
+    if EXACT_SUMS:
+        assert open_engine(small_network(), folder, engine="openvino").precision == "int8"
+    for cosine, chosen in ((0.999, "int8"), (0.99, "float32")):
+        found = graphs.Agreement(cosine, 0.1, 0.1)
+        monkeypatch.setattr(graphs, "read_agreement", lambda _, found=found: found)
+        assert open_engine(small_network(), folder, engine="openvino").precision == chosen
 
 
 def test_embedded_network_is_not_trusted_in_8_bits(folder: Path) -> None:

@@ -178,18 +178,8 @@ def test_shares_balance_groups_by_their_bursts_and_letters_alike(monkeypatch: py
 
 def test_points_go_along_into_the_square() -> None:
     row = np.zeros((1, hands.ROW), np.float32)
-    row[0, hands.FOUND] = 1
     row[0, hands.SHAPE] = 2  # twice as wide as high: the square adds half a height above and below
     row[0, hands.PICTURE] = np.tile([0.25, 0.0, 0.1], 21)
     np.testing.assert_allclose(teaching._in_square(row)[0, 0], [0.25, 0.25, 0.1], rtol=1e-5)
     row[0, hands.SHAPE] = 0.5
     np.testing.assert_allclose(teaching._in_square(row)[0, 0], [0.375, 0.0, 0.05], rtol=1e-5)
-
-
-def test_points_are_the_mean_of_the_looks_that_found_the_hand() -> None:
-    looks = np.zeros((1, hands.LOOKS, hands.LOOK), np.float32)
-    looks[:, :, hands.SHAPE] = hands.STRETCHES
-    looks[0, :2, hands.FOUND] = 1
-    for look, x in enumerate((0.2, 0.4, 0.9)):
-        looks[0, look, hands.PICTURE] = np.tile([x, 0.5, 0.0], 21)
-    np.testing.assert_allclose(teaching._in_square(looks.reshape(1, -1))[0, 0], [0.3, 0.5, 0.0], rtol=1e-5)

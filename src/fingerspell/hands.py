@@ -154,14 +154,14 @@ class Detector:
         MissingDependencyError
             If mediapipe is not installed.
         """
-        looks = np.stack([self._look(pixels), *(self._look(pixels, stretch) for stretch in STRETCHES[1:])])
+        looks = np.stack([self._look(pixels, stretch) for stretch in STRETCHES])
         shape, seen = looks[0, SHAPE], np.flatnonzero(looks[:, FOUND])
         if seen.size:
             looks[0] = looks[seen[0]]
             looks[0, SHAPE] = shape
         return looks.ravel()
 
-    def _look(self, pixels: Pixels, stretch: float = 1.0) -> Row:
+    def _look(self, pixels: Pixels, stretch: float) -> Row:
         """One look (131,), at the picture made so much wider."""
         ladder: tuple[_Try, ...] = _LADDER
         if stretch != 1:

@@ -85,9 +85,10 @@ class HandNetwork(nn.Module):
     def __init__(self, trunk: nn.Module) -> None:
         """``trunk`` is timm's EfficientNet-Lite0 with its weights; it is taken apart."""
         super().__init__()
-        for block in cast("_Trunk", trunk).blocks.modules():
-            if isinstance(getattr(block, "conv_dw", None), nn.Conv2d):
-                block.conv_dw = _Depthwise(cast("nn.Conv2d", block.conv_dw))
+        for block in list(cast("_Trunk", trunk).blocks.modules()):
+            depthwise = getattr(block, "conv_dw", None)
+            if type(depthwise) is nn.Conv2d and depthwise.stride == (1, 1):  # others pad in their own way
+                block.conv_dw = _Depthwise(depthwise)
         self.trunk = trunk
         self.laterals = nn.ModuleList(nn.Conv2d(width, _CHANNELS, 1) for width in (40, 112, 320))
         self.heatmaps = nn.Sequential(
@@ -286,14 +287,14 @@ class _Depthwise(nn.Conv2d):
 
     def __init__(self, other: nn.Conv2d) -> None:
         """With the weights of ``other``."""
-        channels, side, stride = other.in_channels, other.kernel_size[0], other.stride[0]
-        super().__init__(channels, channels, side, stride, side // 2, groups=channels, bias=other.bias is not None)
+        channels, side = other.in_channels, other.kernel_size[0]
+        super().__init__(channels, channels, side, padding=side // 2, groups=channels, bias=other.bias is not None)
         self.weight, self.bias = other.weight, other.bias
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps (N, channels, height, width)."""
         side, reach = maps.shape[2], self.kernel_size[0] // 2
-        small = side == maps.shape[3] <= reach + 1 and self.stride == (1, 1)
+        small = side == maps.shape[3] <= reach + 1
         if not self.training or not small or self.bias is not None:
             return super().forward(maps)
         apart = torch.arange(side)[:, None] - torch.arange(side) + reach  # row of the kernel from place to place

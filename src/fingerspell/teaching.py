@@ -167,11 +167,8 @@ def _squares(archive: Archive, pictures: Sequence[Picture]) -> Iterator[Pixels]:
 
 
 def _in_square(rows: Rows) -> Rows:
-    """Points (N, 21, 3) in shares of the picture that is padded to a square: the mean of all looks of the teacher."""
-    looks = rows.reshape(-1, hands.LOOKS, hands.LOOK)
-    found = looks[:, :, hands.FOUND, None] > 0
-    points = (looks[:, :, hands.PICTURE] * found).sum(axis=1) / found.sum(axis=1).clip(min=1)
-    points = points.reshape(-1, hands.POINTS, 3)
+    """Points (N, 21, 3) in shares of the picture that is padded to a square, from the teacher's first looks."""
+    points = rows[:, hands.PICTURE].reshape(-1, hands.POINTS, 3)
     shape = np.maximum(rows[:, hands.SHAPE], 1e-6)[:, None]
     width, height = np.minimum(1, shape), np.minimum(1, 1 / shape)
     x = (points[:, :, 0] - 0.5) * width + 0.5
