@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from conftest import cache_with, noisy_picture
-from fingerspell import runs
+from fingerspell import hands, runs
 from fingerspell.archive import Archive, open_archive
 from fingerspell.backbones import Backbone
 from fingerspell.dataset import scan
@@ -560,7 +560,7 @@ class TestReader:
         _, _, pictures, hands_seen, groups, *_ = lessons[0]
         train = {row["id"] for row in rows(run.folder / "split.csv") if row["role"] == "train"}
         assert {p.id for p in pictures if p.label != "nothing"} == train
-        assert hands_seen.shape == (len(pictures), 131)
+        assert hands_seen.shape == (len(pictures), hands.ROW)
         assert set(groups) <= train
         assert not (run.folder / "history.csv").exists()
         assert "no head was trained on its features" in (run.folder / "report.html").read_text()
