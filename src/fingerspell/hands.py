@@ -119,9 +119,9 @@ _LADDER = (
     _Try(margin=0.3, side=320, confidence=0.1),
     _Try(side=256, confidence=0.1),
 )
-_STRETCHED = _LADDER[3:4]  # of a stretched picture: the one try that finds most
-_ENOUGH = 640  # pixels of its longer side: that try looks at half as many
 DOUBTFUL = 3  # the first step at which the detector is not sure to see a hand
+_STRETCHED = _LADDER[DOUBTFUL : DOUBTFUL + 1]  # of a stretched picture: the one try that finds most
+_ENOUGH = 640  # pixels of its longer side: that try looks at half as many
 
 
 class Detector:

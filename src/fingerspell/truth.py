@@ -81,16 +81,14 @@ def _rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
 
 
 def _row(facts: dict[str, str]) -> Row:
-    looks = np.zeros((hands.LOOKS, hands.LOOK), np.float32)
-    looks[:, hands.SHAPE], looks[:, hands.STEP] = hands.STRETCHES, hands.DRAWN
+    row = np.zeros(hands.ROW, np.float32)
+    row[hands.SHAPE], row[hands.STEP] = 1, hands.DRAWN
     if facts["side"] not in ("left", "right", ""):
         raise ValueError(f"side {facts['side']!r}")
     if facts["side"]:
-        looks[:, [hands.FOUND, hands.SURE]] = 1
-        looks[:, hands.RIGHT] = facts["side"] == "right"
-        seen, metres = (np.array([float(facts[name]) for name in names]).reshape(-1, 3) for names in (_SEEN, _SPACE))
-        for look, stretch in zip(looks, hands.STRETCHES, strict=True):
-            # As a detector would see it, which knows nothing of the stretch: wider, less high, and deep in between.
-            look[hands.PICTURE] = (seen * (1, 1, stretch**-0.5)).ravel()
-            look[hands.WORLD] = ((metres - metres.mean(axis=0)) / 1000 * (stretch**0.5, stretch**-0.5, 1)).ravel()
-    return looks.ravel()
+        row[hands.FOUND] = row[hands.SURE] = 1
+        row[hands.RIGHT] = facts["side"] == "right"
+        row[hands.PICTURE] = [float(facts[name]) for name in _SEEN]
+        metres = np.array([float(facts[name]) for name in _SPACE], np.float32).reshape(-1, 3) / 1000
+        row[hands.WORLD] = (metres - metres.mean(axis=0)).ravel()
+    return row
