@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import csv
+import shutil
 from collections import Counter
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from conftest import noisy_picture
 from fingerspell import hands, runs
+from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive, open_archives
 from fingerspell.dataset import scan
 from fingerspell.errors import DatasetError
 from fingerspell.recipes import load_recipe, override
 from fingerspell.rendering import render_dataset
 from fingerspell.teaching import _lessons
+from fingerspell.testing import FakeDetector
+from fingerspell.training import train_points
 from fingerspell.truth import rendered_among, true_rows
 from pictures import alphabet, write_folder, write_zip
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from fingerspell.training import Examples, Trained
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +80,47 @@ def test_a_reader_of_rendered_hands_needs_no_teacher(rendered: Path, monkeypatch
         rows = runs._hands_of(archive, tuple(pictures), load_recipe("reader"), lambda *_: None)
         expected = true_rows(archive, [picture.id for picture in pictures])
     np.testing.assert_array_equal(rows, [expected[picture.id] for picture in pictures])
+
+
+def test_points_of_rendered_hands_are_learnt_as_they_are(
+    rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt: list[np.ndarray] = []
+
+    def kept(train: Examples, *rest: Any, **options: Any) -> Trained:
+        learnt.append(train.features[:, 0])
+        return train_points(train, *rest, **options)
+
+    monkeypatch.setattr("fingerspell.training.train_points", kept)
+    monkeypatch.setattr("fingerspell.hands.open_detector", lambda _: FakeDetector())
+    one, other = (
+        write_zip(
+            tmp_path / f"{name}.zip",
+            {f"{x}/{n}.png": noisy_picture(x, first + n) for x in LETTERS for n in range(3)},
+        )
+        for name, first in (("one", 0), ("other", 10))
+    )
+    drawn = Path(shutil.copytree(rendered, tmp_path / "drawn"))
+    (drawn / "Train_Alphabet" / "A" / "strange.png").write_bytes(noisy_picture("A", 30))  # of which nobody knows
+    overrides = {"split.protocol": "leave-one-group-out", "split.held_out": "other", "head.points.epochs": 1}
+    runs.train(
+        [one, other, drawn],
+        recipe="real",
+        overrides=overrides | {"features.backbone": "hand-landmarks"},
+        out=tmp_path / "run",
+    )
+    with (tmp_path / "run" / "split.csv").open(newline="") as file:
+        taught = [row["id"] for row in csv.DictReader(file) if row["role"] == "train"]
+    with open_archive(drawn) as archive:
+        true = true_rows(archive, [name.removeprefix("drawn/") for name in taught if name.startswith("drawn/")])
+    assert len(true) > 60
+    assert "drawn/Train_Alphabet/A/strange.png" in taught
+    for name, row in zip(taught, learnt[0], strict=True):
+        expected = true.get(name.removeprefix("drawn/"))
+        if expected is None:
+            assert row[hands.SURE] == pytest.approx(0.9)  # as the detector says it
+        else:
+            np.testing.assert_array_equal(row, expected)
 
 
 def test_a_sign_that_is_no_letter_is_still_a_hand(rendered: Path, tmp_path: Path) -> None:

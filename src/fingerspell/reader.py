@@ -79,17 +79,19 @@ class HandNetwork(nn.Module):
     heatmaps (Sun et al., "Integral Human Pose Regression", 2018); both on features of three scales (Lin et al.,
     "Feature Pyramid Networks", 2017). The first stages keep what ImageNet taught them.
 
-    It learns with the trunk's batch norm, and is used ``folded``.
+    It learns with the batch norm of the stages that learn, and is used ``folded``.
     """
 
     def __init__(self, trunk: nn.Module) -> None:
         """``trunk`` is timm's EfficientNet-Lite0 with its weights; it is taken apart."""
         super().__init__()
-        for block in list(cast("_Trunk", trunk).blocks.modules()):
+        blocks = cast("_Trunk", trunk).blocks
+        for block in list(blocks.modules()):
             depthwise = getattr(block, "conv_dw", None)
             if type(depthwise) is nn.Conv2d and depthwise.stride == (1, 1):  # others pad in their own way
                 block.conv_dw = _Depthwise(depthwise)
         self.trunk = trunk
+        _fold_batch_norm(trunk, ("conv_stem", "bn1"), blocks[:_FROZEN])
         self.laterals = nn.ModuleList(nn.Conv2d(width, _CHANNELS, 1) for width in (40, 112, 320))
         self.heatmaps = nn.Sequential(
             nn.ReLU(), nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1), nn.ReLU(), nn.Conv2d(_CHANNELS, 2 * POINTS, 1)
@@ -129,7 +131,7 @@ class HandNetwork(nn.Module):
     def folded(self) -> HandNetwork:
         """Copy whose batch norm is part of its convolutions: the same answers, a third less work."""
         network = copy.deepcopy(self).eval()
-        _fold_batch_norm(network.trunk)
+        _fold_batch_norm(network.trunk, ("conv_head", "bn2"), cast("_Trunk", network.trunk).blocks[_FROZEN:])
         return network
 
     def _still(self) -> tuple[nn.Module, ...]:
@@ -313,15 +315,14 @@ class _Trunk(nn.Module):
     bn2: nn.Module
 
 
-def _fold_batch_norm(trunk: nn.Module) -> None:
-    """Make every batch norm part of its convolution."""
+def _fold_batch_norm(trunk: nn.Module, end: tuple[str, str], stages: nn.Sequential) -> None:
+    """Make batch norm part of its convolutions: in some stages of a trunk, and at the end of it that they are at."""
     named = {
         "DepthwiseSeparableConv": (("conv_dw", "bn1"), ("conv_pw", "bn2")),
         "InvertedResidual": (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
     }
-    _fold_pair(trunk, "conv_stem", "bn1")
-    _fold_pair(trunk, "conv_head", "bn2")
-    for block in list(trunk.modules()):
+    _fold_pair(trunk, *end)
+    for block in list(stages.modules()):
         for convolution, norm in named.get(type(block).__name__, ()):
             _fold_pair(block, convolution, norm)
 

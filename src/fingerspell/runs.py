@@ -144,7 +144,7 @@ def train(
             with clock.stage("features"):
                 extraction = _extract(archive, split, others, engine, store, chosen, on_progress)
             with clock.stage("head"):
-                trained = _train_head(store, split, chosen, on_progress)
+                trained = _train_head(archive, store, split, chosen, on_progress)
                 fitted = _calibrate(store, split, trained.head, chosen.risk)
                 head = tempered(trained.head, fitted.temperature)
                 answers = _answers(store, split, others, head)
@@ -278,7 +278,7 @@ def train_everybody(
         write_text(out / "split.csv", split.to_csv())
         with open_store(cache.features_folder(), engine) as store:
             _extract(archive, split, (), engine, store, chosen, on_progress)
-            trained = _train_head(store, split, chosen, on_progress)
+            trained = _train_head(archive, store, split, chosen, on_progress)
         _write_history(out, trained)
         summary = {"split": _split_facts(split, chosen) | measured["trained_on"], "scores": measured["scores"]}
         card = _card(out.name, split.labels, chosen, dataset, engine, fitted, summary)
@@ -410,16 +410,34 @@ def _hands_of(
     """Where the hand of each picture is, (N, ``hands.ROW``): the truth where it is known, else what MediaPipe says."""
     from fingerspell.features import extract, open_store
     from fingerspell.images import VIEWS
+
+    others = _to_search(archive, pictures)
+    if not others:
+        return _rows(archive, pictures, None)
+    teacher = _search(recipe)
+    with open_store(cache.features_folder(), teacher) as store:
+        extract(archive, others, teacher, store, views=VIEWS[:1], on_progress=on_progress)
+        return _rows(archive, pictures, store)
+
+
+def _to_search(archive: Archive, pictures: splits.Pictures) -> splits.Pictures:
+    """Pictures of which nobody knows where the hand is."""
+    from fingerspell.truth import true_rows
+
+    known = true_rows(archive, [picture.id for picture in pictures])
+    return tuple(picture for picture in pictures if picture.id not in known)
+
+
+def _rows(archive: Archive, pictures: splits.Pictures, found: FeatureStore | None) -> NDArray[np.float32]:
+    """Rows of pictures (N, ``hands.ROW``): the truth where it is known, and else what was ``found``."""
+    from fingerspell.images import VIEWS
     from fingerspell.truth import true_rows
 
     rows = true_rows(archive, [picture.id for picture in pictures])
     others = [picture for picture in pictures if picture.id not in rows]
-    if others:
-        teacher = _search(recipe)
-        with open_store(cache.features_folder(), teacher) as store:
-            extract(archive, others, teacher, store, views=VIEWS[:1], on_progress=on_progress)
-            found = store.load(others, VIEWS[:1])[:, 0]
-        rows |= {picture.id: row for picture, row in zip(others, found, strict=True)}
+    if found and others:
+        searched = found.load(others, VIEWS[:1])[:, 0]
+        rows |= {picture.id: row for picture, row in zip(others, searched, strict=True)}
     return np.stack([rows[picture.id] for picture in pictures])
 
 
@@ -508,8 +526,9 @@ def _extract(
     from fingerspell.features import Extraction, extract
     from fingerspell.images import CONDITIONS, VIEWS
 
+    learnt = _to_search(archive, split.train) if _learns_points(recipe) else split.train
     wanted = [
-        (split.train, _training_views(recipe)),
+        (learnt, _training_views(recipe)),
         (split.validation, VIEWS[:1]),
         (split.test, VIEWS[:1]),
         (others, VIEWS[:1]),
@@ -518,7 +537,7 @@ def _extract(
     done = Extraction()
     if store.hands and engine.hands and _answers_itself(recipe):  # the points of training pictures alone are learnt
         search = engine.hands.engine
-        done += extract(archive, split.train, search, store.hands, views=VIEWS[:1], on_progress=on_progress)
+        done += extract(archive, learnt, search, store.hands, views=VIEWS[:1], on_progress=on_progress)
     for pictures, views in wanted:
         done += extract(archive, pictures, engine, store, views=views, on_progress=on_progress)
     return done
@@ -529,6 +548,13 @@ def _answers_itself(recipe: Recipe) -> bool:
     from fingerspell.hands import READER
 
     return recipe.features.backbone == READER and recipe.head.kind in ("own", "fusion")
+
+
+def _learns_points(recipe: Recipe) -> bool:
+    """Whether the points of hands are all that the head learns from, so that the truth about rendered ones will do."""
+    from fingerspell.hands import NAME
+
+    return recipe.features.backbone == NAME or (_answers_itself(recipe) and recipe.head.kind == "fusion")
 
 
 def _training_views(recipe: Recipe) -> tuple[View, ...]:
@@ -543,7 +569,7 @@ def _training_views(recipe: Recipe) -> tuple[View, ...]:
     return VIEWS if recipe.features.mirrored and not one_side else VIEWS[:1]
 
 
-def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: Progress) -> Trained:
+def _train_head(archive: Archive, store: FeatureStore, split: Split, recipe: Recipe, on_progress: Progress) -> Trained:
     """Head trained on train and validation; test pictures never come here."""
     from fingerspell.heads import FusionHead, own_head
     from fingerspell.images import VIEWS
@@ -555,12 +581,15 @@ def _train_head(store: FeatureStore, split: Split, recipe: Recipe, on_progress: 
     itself = own_head(store.dimension, labels) if _answers_itself(recipe) else None
     seen = store.hands if itself and store.hands else store  # beside such answers the points alone are learnt
 
-    def examples(pictures: splits.Pictures, views: tuple[View, ...]) -> Examples:
-        targets = np.array([labels.index(p.label) for p in pictures], np.int64)
-        return Examples(seen.load(pictures, views), targets)
+    def examples(pictures: splits.Pictures, features: NDArray[np.float32]) -> Examples:
+        return Examples(features, np.array([labels.index(p.label) for p in pictures], np.int64))
 
-    train_on = examples(split.train, _training_views(recipe) or VIEWS[:1])
-    choose_on = examples(split.validation, VIEWS[:1])
+    if _learns_points(recipe):
+        learnt = _rows(archive, split.train, seen)[:, None]
+    else:
+        learnt = seen.load(split.train, _training_views(recipe))
+    train_on = examples(split.train, learnt)
+    choose_on = examples(split.validation, seen.load(split.validation, VIEWS[:1]))
     if recipe.head.kind in _OF_HANDS:
         trained = train_points(
             train_on,

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.float32]
 
 # Part of the key under which weights are remembered: raise it whenever a training would end with others.
-_VERSION = 5
+_VERSION = 6
 
 _SIDE = 128  # pixels of a training picture: of the public sets few have more
 _RENDERED_FIRST = 4  # epochs of rendered hands for each epoch of all: they come in any number, and are exact

@@ -226,15 +226,23 @@ GESTURES: dict[str, Pose] = {
 }
 
 
-_PALM_DOWN = 0.4  # of people let the hand hang for M and N, so that the fingers point down
+# Other ways to sign a letter, and how many people do: the hand hangs for M and N, so that the fingers point down; for P
+# and G it stands, and the fingers are bent aside, those of P like a K's, those of G as if to pinch.
+VARIANTS: dict[str, tuple[float, Pose]] = {
+    "M": (0.4, replace(POSES["M"], pitch=POSES["M"].pitch + 55, wrist=40)),
+    "N": (0.4, replace(POSES["N"], pitch=POSES["N"].pitch + 55, wrist=40)),
+    "P": (0.4, replace(POSES["K"], index=Finger(38, 10, 6, 6), middle=Finger(72, 12, 7), yaw=-50, roll=35)),
+    "G": (
+        0.4,
+        replace(POSES["G"], thumb=Thumb(18, 43, 130, 8, -2), index=Finger(58, 12, 6), yaw=-62, roll=32, wrist=20),
+    ),
+}
 
 
 def draw_sign(letter: str, phase: float, rng: np.random.Generator) -> Pose:
-    """Pose of a letter on its way (``moved``), in one of the ways that people turn the hand for it."""
-    pose = moved(letter, phase)
-    if letter in ("M", "N") and rng.random() < _PALM_DOWN:
-        return replace(pose, pitch=pose.pitch + 55, wrist=40)
-    return pose
+    """Pose of a letter on its way (``moved``), or one of its ``VARIANTS``."""
+    share, variant = VARIANTS.get(letter, (0.0, None))
+    return variant if variant and rng.random() < share else moved(letter, phase)
 
 
 def moved(letter: str, phase: float) -> Pose:
