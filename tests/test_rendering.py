@@ -34,7 +34,7 @@ from fingerspell.rendering.hand import (
     mean_proportions,
     rotation,
 )
-from fingerspell.rendering.poses import GESTURES, POSES, draw_pose, moved
+from fingerspell.rendering.poses import GESTURES, POSES, VARIANTS, draw_pose, draw_sign, moved
 from fingerspell.rendering.raster import Surface, rasterise
 from fingerspell.rendering.scene import BLANK, Scene, _posed, _surface, draw_scene, parameters, render, truth
 from fingerspell.rendering.shading import MONK_SKIN_TONES, draw_looks, palette
@@ -119,6 +119,22 @@ def thumb_tip_among_fingers(letter: str) -> int:
     skeleton = forward_kinematics(pose.thumb, pose.fingers, mean_proportions())
     middle_joints = skeleton.joints[[INDEX_MCP + 1, MIDDLE_MCP + 1, RING_MCP + 1, LITTLE_MCP + 1], 0]
     return int((middle_joints > skeleton.joints[THUMB_CMC + 3, 0]).sum())
+
+
+@pytest.mark.parametrize("letter", VARIANTS)
+def test_letters_are_drawn_in_each_way_that_people_sign_them(letter: str) -> None:
+    share, variant = VARIANTS[letter]
+    drawn = [draw_sign(letter, 0.5, np.random.default_rng(seed)) for seed in range(400)]
+    assert {*drawn} == {POSES[letter], variant}
+    assert drawn.count(variant) / len(drawn) == pytest.approx(share, abs=0.08)
+    assert all(finger == finger.limited() for finger in variant.fingers)
+
+
+def test_a_standing_p_is_no_k_and_a_standing_g_is_no_q() -> None:
+    for letter, other in (("P", "K"), ("G", "Q")):
+        turn = POSES[other].orientation.T @ VARIANTS[letter][1].orientation
+        assert np.degrees(np.arccos((np.trace(turn) - 1) / 2)) > 45  # further than a camera turns it
+    assert VARIANTS["P"][1].middle.mcp - VARIANTS["P"][1].index.mcp > 25  # the thumb stands between, as in K
 
 
 @pytest.mark.parametrize(("letter", "fingers_over_thumb"), [("A", 0), ("T", 1), ("N", 2), ("M", 3)])
@@ -411,7 +427,7 @@ def test_foreign_folder_is_refused(tmp_path: Path, foreign: str, message: str) -
 @pytest.mark.parametrize(("size", "seed"), [(24, 0), (16, 3)])
 def test_another_seed_or_size_is_not_mixed_in(tmp_path: Path, size: int, seed: int) -> None:
     render_dataset(tmp_path, train_per_letter=1, test_per_letter=0, size=16, seed=0)
-    with pytest.raises(RunError, match="16x16, fingerspell renderer 3, seed 0; expected"):
+    with pytest.raises(RunError, match="16x16, fingerspell renderer 4, seed 0; expected"):
         render_dataset(tmp_path, train_per_letter=1, test_per_letter=0, size=size, seed=seed)
 
 

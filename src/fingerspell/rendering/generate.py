@@ -43,7 +43,7 @@ TABLE = "hands.csv"
 LABELS = (*LETTERS, BLANK)  # a label's place seeds its pictures: append only
 
 # Written into every PNG; raise the version whenever a picture would come out different.
-_RENDERER, _VERSION = "fingerspell renderer", 3
+_RENDERER, _VERSION = "fingerspell renderer", 4
 # Below this many pictures a second process starts slower than it helps: about 1 s of work.
 _WORTH_A_POOL = 50
 _SHEET_COLUMNS, _SHEET_SIDE, _CAPTION = 9, 160, 22  # pictures a row; pixels
