@@ -210,12 +210,16 @@ def test_predict_names_what_it_cannot_read_and_goes_on(trained: Path, tmp_path: 
 def test_predict_of_what_is_not_there_keeps_the_other_answers(trained: Path, tmp_path: Path) -> None:
     write_folder(tmp_path, {"one.png": noisy_picture("B", 500), "two.png": noisy_picture("U", 501), "notes": b"text"})
     (tmp_path / "empty").mkdir()
-    inputs = [tmp_path / name for name in ("one.png", "missing.jpg", "empty", "notes", "two.png")]
+    write_zip(tmp_path / "whole.zip", {"a.png": noisy_picture("B", 502)})
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "whole.zip").read_bytes()[:-30])
+    inputs = [tmp_path / name for name in ("one.png", "missing.jpg", "empty", "notes", "cut.zip", "two.png")]
     result = command("predict", trained, *inputs, "--json")
     assert result.exit_code == 1
     assert [json.loads(line)["letter"] for line in result.stdout.splitlines()] == ["B", "U"]
     assert "missing.jpg: there is no such file or folder" in result.stderr
     assert "empty: no pictures in it" in result.stderr
+    assert "cut.zip: not a whole zip file" in result.stderr
+    assert result.stderr.count("cut.zip") == 1
     assert "notes: neither a zip file nor a tar file" in result.stderr
 
 

@@ -637,4 +637,4 @@ def _pictures(inputs: list[str], on_unreadable: Callable[[str, str], None]) -> I
                     except UnreadableError as error:
                         on_unreadable(name, str(error))
         except (ArchiveError, OSError) as error:
-            on_unreadable(text, str(error))
+            on_unreadable(text, str(error).removeprefix(f"{path}: "))
