@@ -16,8 +16,7 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 from fingerspell.reader import MARGIN, VIEW
 
 _TURN = math.radians(20)
-_STRETCH = math.log(1.7) / 2  # many pictures were squeezed before they came here, and nobody knows which
-_SHEAR = 0.1
+_STRETCH, _SHEAR = 0.1, 0.1
 # Sides of a view in boxes of the points: what the close looks see, with their mistakes, and what the whole picture is.
 _NEAR, _FAR = (0.8 * MARGIN, 1.24 * MARGIN), (1.8, 4.5)
 _SHARE_FAR = 0.32
@@ -115,27 +114,24 @@ def turned(hands: Tensor) -> Tensor:
 def _framed(hands: Hands, far: Tensor) -> tuple[Hands, Tensor]:
     """Hands seen through turned, stretched, mirrored frames; and where a view (N, 1, 96, 96) is inside the picture."""
     count = len(far)
-    turn, stretch = _between(count, -_TURN, _TURN), _between(count, -_STRETCH, _STRETCH).exp()
-    flip = 1.0 - 2.0 * torch.randint(2, (count,))
-    across = torch.stack([turn.cos(), turn.sin()], dim=1) * (stretch * flip)[:, None]
-    down = torch.stack([-turn.sin() / stretch + _between(count, -_SHEAR, _SHEAR), turn.cos() / stretch], dim=1)
-    frame = torch.stack([across, down], dim=2)
-    # The hand as it lies in the frame: of what is stretched, the box is another.
-    flat = (hands.points[:, :, :2] - 0.5) @ torch.linalg.inv(frame).transpose(1, 2)
-    low, high = flat.amin(1), flat.amax(1)
+    low, high = hands.points[:, :, :2].amin(1), hands.points[:, :, :2].amax(1)
     known = hands.trust > 0
-    middle = torch.where(known[:, None], (low + high) / 2, torch.zeros_like(low))
+    middle = torch.where(known[:, None], (low + high) / 2, torch.full_like(low, 0.5))
     box = torch.where(known, (high - low).amax(1), torch.full((count,), 1 / MARGIN))
     away = (torch.rand(count) * math.log(_FAR[1] / _FAR[0])).exp() * _FAR[0]
     side = torch.where(far, away, _between(count, *_NEAR)) * box
     side = torch.where(known, side, _between(count, *_UNFOUND))
     slack = torch.where(far, (side - 1.2 * box) / 2, _OFF_MIDDLE * box)
     middle = middle + _between(2 * count, -1, 1).view(count, 2) * slack[:, None]
-    matrix = torch.cat([frame * side[:, None, None], 2 * frame @ middle[:, :, None]], dim=2)
-    grid = affine_grid(matrix, [count, 3, VIEW, VIEW], False)
+    turn, stretch = _between(count, -_TURN, _TURN), _between(count, -_STRETCH, _STRETCH).exp()
+    flip = 1.0 - 2.0 * torch.randint(2, (count,))
+    across = torch.stack([turn.cos(), turn.sin()], dim=1) * (stretch * flip)[:, None]
+    down = torch.stack([-turn.sin() / stretch + _between(count, -_SHEAR, _SHEAR), turn.cos() / stretch], dim=1)
+    matrix = torch.stack([across, down], dim=2) * side[:, None, None]
+    grid = affine_grid(torch.cat([matrix, (2 * middle - 1)[:, :, None]], dim=2), [count, 3, VIEW, VIEW], False)
     pixels = grid_sample(hands.pixels, grid, padding_mode="border", align_corners=False)
-    flat = (flat - middle[:, None]) / side[:, None, None] + 0.5
-    points = torch.cat([flat, hands.points[:, :, 2:] / side[:, None, None]], dim=2)
+    flat = (2 * (hands.points[:, :, :2] - middle[:, None])) @ torch.linalg.inv(matrix).transpose(1, 2)
+    points = torch.cat([(flat + 1) / 2, hands.points[:, :, 2:] / side[:, None, None]], dim=2)
     right = torch.where(flip < 0, 1 - hands.right, hands.right)
     return replace(hands, pixels=pixels, points=points, right=right), (grid.abs() <= 1).all(3)[:, None].float()
 
