@@ -24,7 +24,7 @@ from fingerspell.images import decode
 from fingerspell.progress import silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import nn
@@ -411,13 +411,13 @@ def _hands_of(
     from fingerspell.features import extract, open_store
     from fingerspell.images import VIEWS
 
-    others = _to_search(archive, pictures)
-    if not others:
-        return _rows(archive, pictures, None)
-    teacher = _search(recipe)
-    with open_store(cache.features_folder(), teacher) as store:
-        extract(archive, others, teacher, store, views=VIEWS[:1], on_progress=on_progress)
-        return _rows(archive, pictures, store)
+    def searched(others: splits.Pictures) -> NDArray[np.float32]:
+        teacher = _search(recipe)
+        with open_store(cache.features_folder(), teacher) as store:
+            extract(archive, others, teacher, store, views=VIEWS[:1], on_progress=on_progress)
+            return store.load(others, VIEWS[:1])[:, 0]
+
+    return _rows(archive, pictures, searched)
 
 
 def _to_search(archive: Archive, pictures: splits.Pictures) -> splits.Pictures:
@@ -428,16 +428,16 @@ def _to_search(archive: Archive, pictures: splits.Pictures) -> splits.Pictures:
     return tuple(picture for picture in pictures if picture.id not in known)
 
 
-def _rows(archive: Archive, pictures: splits.Pictures, found: FeatureStore | None) -> NDArray[np.float32]:
-    """Rows of pictures (N, ``hands.ROW``): the truth where it is known, and else what was ``found``."""
-    from fingerspell.images import VIEWS
+def _rows(
+    archive: Archive, pictures: splits.Pictures, searched: Callable[[splits.Pictures], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Rows of pictures (N, ``hands.ROW``): the truth where it is known, else what is found when they are searched."""
     from fingerspell.truth import true_rows
 
     rows = true_rows(archive, [picture.id for picture in pictures])
-    others = [picture for picture in pictures if picture.id not in rows]
-    if found and others:
-        searched = found.load(others, VIEWS[:1])[:, 0]
-        rows |= {picture.id: row for picture, row in zip(others, searched, strict=True)}
+    others = tuple(picture for picture in pictures if picture.id not in rows)
+    if others:
+        rows |= {picture.id: row for picture, row in zip(others, searched(others), strict=True)}
     return np.stack([rows[picture.id] for picture in pictures])
 
 
@@ -585,7 +585,7 @@ def _train_head(archive: Archive, store: FeatureStore, split: Split, recipe: Rec
         return Examples(features, np.array([labels.index(p.label) for p in pictures], np.int64))
 
     if _learns_points(recipe):
-        learnt = _rows(archive, split.train, seen)[:, None]
+        learnt = _rows(archive, split.train, lambda others: seen.load(others, VIEWS[:1])[:, 0])[:, None]
     else:
         learnt = seen.load(split.train, _training_views(recipe))
     train_on = examples(split.train, learnt)
