@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fingerspell.errors import DatasetError
+from fingerspell.errors import DatasetError, ModelError
 from fingerspell.explanation import Box, explain, explain_files, read_boxes
 from fingerspell.model import FORMAT, Card, Model
 from fingerspell.rendering.generate import render_dataset
@@ -79,6 +80,33 @@ def test_some_files_are_chosen_and_measured(tmp_path: Path) -> None:
     assert found["area"] == 0.25
     assert json.loads((tmp_path / "out" / "explanation.json").read_text()) == found
     assert (tmp_path / "out" / "explanation.png").stat().st_size > 1000
+
+
+def test_boxes_are_where_a_padded_picture_is(tmp_path: Path) -> None:
+    # Twice as wide as high, in the middle of the square: its upper left quarter is the square's, from a quarter down.
+    pixels = np.zeros((SIZE // 2, SIZE, 3), np.uint8)
+    pixels[:, : SIZE // 2] = 255
+    (tmp_path / "boxes.csv").write_text("path,left,top,right,bottom\nwide.png,0,0,0.5,0.5\n")
+    card = replace(CARD, backbone={"backbone": "reader"}, padded=True)
+    found = explain_files(
+        Model(card, Corner()),
+        lambda: iter([("wide.png", png(pixels))]),
+        tmp_path / "out",
+        boxes=tmp_path / "boxes.csv",
+    )
+    assert found["area"] == 0.125
+    assert 0.3 < found["inside"] < 0.7  # the corner that counts is the lower half of what is above, and this box
+
+
+def test_a_box_says_nothing_of_a_model_that_sees_it_alone(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("path,left,top,right,bottom\n0.png,0,0,0.5,0.5\n")
+    with pytest.raises(ModelError, match="sees the box of the hand alone"):
+        explain_files(
+            Model(replace(CARD, crop="hand"), Corner()),
+            lambda: iter([("0.png", png(half_white()))]),
+            tmp_path,
+            boxes=tmp_path / "boxes.csv",
+        )
 
 
 def test_nothing_to_explain(tmp_path: Path) -> None:

@@ -50,6 +50,12 @@ class Box:
         """Share of the picture."""
         return (self.right - self.left) * (self.bottom - self.top)
 
+    def in_square(self, across: float, down: float) -> Box:
+        """The same box in shares of a square, in whose middle the picture takes these shares of the sides."""
+        left, right = (0.5 + (x - 0.5) * across for x in (self.left, self.right))
+        top, bottom = (0.5 + (y - 0.5) * down for y in (self.top, self.bottom))
+        return Box(left, top, right, bottom)
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -180,8 +186,20 @@ def explain_files(
     -------
     dict
         ``pictures`` (each with its answer and the shares below) and, with boxes, the medians of ``inside``, the share
-        of the evidence inside the hand's box, and of ``area``, the box's share of the picture.
+        of the evidence inside the hand's box, and of ``area``, the box's share of what the model sees.
+
+    Raises
+    ------
+    DatasetError
+        If there is no picture, or the boxes are not as ``read_boxes`` wants them.
+    ModelError
+        If the model sees no pixels, or, with boxes, the box of the hand alone.
     """
+    if boxes and model.card.crop:
+        raise ModelError(
+            f"{model.card.name}: this model sees the box of the hand alone (--crop hand), expected one that sees whole "
+            "pictures. What it rests on is inside the box in any case; leave --boxes out."
+        )
     names = [name for name, _ in files()]
     if not names:
         raise DatasetError("found no picture to explain. Name pictures, folders or archives that hold some.")
@@ -196,7 +214,8 @@ def explain_files(
         found = explain(model, seen)
         row: dict[str, Any] = {"id": name, "letter": found.letter, "probability": found.probability}
         if name in known:
-            row |= {"inside": found.share_inside(known[name]), "area": known[name].area}
+            box = known[name].in_square(*seen["frame"]) if "frame" in seen else known[name]
+            row |= {"inside": found.share_inside(box), "area": box.area}
         rows.append(row)
         maps.append((seen["pictures"], found.evidence))
         on_progress("Covering pictures", len(rows), len(chosen))
