@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fingerspell import hands
 from fingerspell.errors import DatasetError, ModelError
 from fingerspell.explanation import Box, explain, explain_files, read_boxes
 from fingerspell.model import FORMAT, Card, Model
@@ -64,6 +65,29 @@ def test_the_picture_is_left_as_it_was() -> None:
 def test_a_model_that_looks_at_nothing_has_no_share() -> None:
     found = explain(Model(CARD, Blind()), {"pictures": half_white()})
     assert found.share_inside(Box(0, 0, 1, 1)) is None
+
+
+class FirstOfThree(Corner):
+    """Reads the corner of the first look at each picture; more than one look that found the hand is an error."""
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name=name) for name in ("pictures", "hands")]
+
+    def run(self, _outputs: None, inputs: dict[str, Any]) -> list[Any]:
+        assert len(inputs["pictures"]) == hands.LOOKS * len(inputs["hands"])
+        found = inputs["hands"].reshape(-1, hands.LOOKS, hands.LOOK)[:, :, hands.FOUND]
+        assert (found == [1, 0, 0]).all()
+        return super().run(_outputs, {"pictures": inputs["pictures"][:: hands.LOOKS]})
+
+
+def test_of_several_looks_the_first_is_explained() -> None:
+    black = np.zeros_like(half_white())
+    seen = {"pictures": np.stack([half_white(), black, black]), "hands": np.ones(hands.ROW, np.float32)}
+    found = explain(Model(replace(CARD, head="fusion"), FirstOfThree()), seen)
+    alone = explain(Model(CARD, Corner()), {"pictures": half_white()})
+    assert found.probability == alone.probability
+    np.testing.assert_array_equal(found.evidence, alone.evidence)
+    assert (seen["hands"] == 1).all()
 
 
 def test_some_files_are_chosen_and_measured(tmp_path: Path) -> None:

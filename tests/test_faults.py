@@ -159,7 +159,14 @@ def test_seed_beyond_what_torch_takes_is_refused() -> None:
 def test_model_of_a_newer_version_is_refused_before_its_card_is_read(trained: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(trained / "run" / "model", tmp_path / "model")
     (folder / "model.json").write_text('{"format": 2, "everything": "is called otherwise"}')
-    with pytest.raises(ModelError, match=r"has format 2, this version of fingerspell reads 3 and 4"):
+    with pytest.raises(ModelError, match=r"has format 2, this version of fingerspell reads 3, 4, 5"):
+        load_model(folder)
+
+
+def test_fusion_of_before_it_saw_all_looks_is_refused(trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained / "run" / "model", tmp_path / "model")
+    (folder / "model.json").write_text('{"format": 4, "head": "fusion"}')
+    with pytest.raises(ModelError, match=r"has format 4, this version of fingerspell reads 5\."):
         load_model(folder)
 
 

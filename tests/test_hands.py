@@ -147,6 +147,23 @@ def test_without_a_hand_the_whole_picture_is_seen() -> None:
     np.testing.assert_array_equal(hands.network_input(pixels, 16, "nearest", "original", row).shape, (16, 16, 3))
 
 
+@pytest.mark.parametrize("cropped", [False, True])
+def test_every_look_has_its_shape(cropped: bool) -> None:
+    pixels = marked()  # half as wide again as high
+    box = np.array([[0.3, 0.3], [0.5, 0.6]])
+    row = np.concatenate([row_at(box)[: hands.LOOK], np.zeros(hands.LOOK, np.float32), row_at(box)[: hands.LOOK]])
+    seen = hands.network_input(pixels, 48, "bilinear", "mirrored", row if cropped else None, padded=True, looks=3)
+    assert seen.shape == (hands.LOOKS, 48, 48, 3)
+    alone = hands.network_input(pixels, 48, "bilinear", "mirrored", row if cropped else None, padded=True)
+    np.testing.assert_array_equal(seen[0], alone)
+    tall = images.view_of(hands._stretched(pixels, hands.STRETCHES[2]), "mirrored")
+    assert tall.shape[0] == tall.shape[1]
+    expected = hands.crop(tall, row[2 * hands.LOOK :]) if cropped else tall
+    np.testing.assert_array_equal(seen[2], images.fitted(expected, 48, "bilinear"))
+    wide = images.view_of(hands._stretched(pixels, hands.STRETCHES[1]), "mirrored")
+    np.testing.assert_array_equal(seen[1], images.fitted(wide, 48, "bilinear"))  # whole, for it missed the hand
+
+
 def test_network_input_without_a_row_is_the_resized_picture() -> None:
     expected = images.view_of(images.resize(marked(), 16, "bilinear"), "mirrored")
     np.testing.assert_array_equal(hands.network_input(marked(), 16, "bilinear", "mirrored"), expected)

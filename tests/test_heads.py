@@ -115,7 +115,7 @@ def test_surest_look_has_the_loudest_voice_and_a_missed_one_none() -> None:
 
 class TestFusion:
     def joined(self) -> torch.Tensor:
-        features = np.random.default_rng(1).normal(size=(6, 24)).astype(np.float32)
+        features = np.random.default_rng(1).normal(size=(6, hands.LOOKS * 24)).astype(np.float32)
         return torch.from_numpy(np.concatenate([rows(), features], axis=1))
 
     def test_each_branch_answers_alone_where_the_other_sees_nothing(self) -> None:
@@ -125,10 +125,27 @@ class TestFusion:
         alone = joined.clone()
         alone[:, hands.ROW :] = 0
         answers, points = probabilities(head, alone), probabilities(head.points, joined[:, : hands.ROW])
-        np.testing.assert_allclose(answers[:-1], points[:-1] * 0.95 + 0.05 / CLASSES, rtol=1e-4)
+        np.testing.assert_allclose(answers[:-1], points[:-1], rtol=1e-4)
         np.testing.assert_allclose(answers[-1], torch.softmax(head.points.missed, dim=0), rtol=1e-4)
-        pixels = probabilities(head.pixels, joined[:, hands.ROW :])
+        pixels = probabilities(head.pixels, joined[:, hands.ROW :][:, :24])  # of the picture as it is
         np.testing.assert_allclose(probabilities(head, joined)[-1], pixels[-1] * 0.95 + 0.05 / CLASSES, rtol=1e-4)
+
+    def test_the_look_in_which_both_are_sure_of_a_letter_is_heard_most(self) -> None:
+        head = fusion(2, (), 2).eval()
+        head.pixels.forward = lambda features: features  # type: ignore[method-assign]
+        # The points are sure of the first letter, but in the last look, which missed the hand.
+        head.points.layers.forward = lambda _: torch.tensor([[4.0, -4.0]] * 4 + [[-4.0, 4.0]] * 2)  # type: ignore[method-assign]
+        row = torch.zeros(1, hands.LOOKS, hands.LOOK)
+        row[:, :2, hands.FOUND] = row[:, :, hands.SHAPE] = 1
+        for first, second, answer in (([4.0, -4.0], [-9.0, 9.0], 0), ([-9.0, 9.0], [4.0, -4.0], 0)):
+            features = torch.tensor([[*first, *second, -9.0, 9.0]])
+            answers = probabilities(head, torch.cat([row.view(1, -1), features], dim=1))[0]
+            agreed = 0.95 * torch.softmax(torch.tensor([4.0, -4.0]), dim=0) + 0.025
+            assert answers.argmax() == answer
+            assert 0.5 < answers[0] < agreed[0]
+        features = torch.tensor([[4.0, -4.0, 4.0, -4.0, -9.0, 9.0]])
+        answers = probabilities(head, torch.cat([row.view(1, -1), features], dim=1))[0]
+        np.testing.assert_allclose(answers, agreed, rtol=1e-4)
 
     def test_a_branch_that_is_sure_of_everything_can_be_outvoted(self) -> None:
         head = fusion(24, (), 2, weight=0.6).eval()
@@ -154,14 +171,16 @@ def test_exported_head_gives_the_same_answers(kind: str, tmp_path: Path) -> None
     scaled = tempered(head, 2.0)
     graph = None if kind == "points" else backbone_graph(backbone, tmp_path)
     session = onnxruntime.InferenceSession(classifier(graph, scaled), providers=["CPUExecutionProvider"])
-    pictures = np.random.default_rng(2).integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
+    pictures = np.random.default_rng(2).integers(0, 256, (6 * hands.LOOKS, 16, 16, 3)).astype(np.uint8)
     feed = {"hands": rows()} | ({} if graph is None else {"pictures": pictures})
     assert {entry.name for entry in session.get_inputs()} == set(feed)
     with torch.inference_mode():
-        parts = [torch.from_numpy(rows())] + ([] if graph is None else [backbone.network(torch.from_numpy(pictures))])
+        features = backbone.network(torch.from_numpy(pictures)).view(6, -1)
+    parts = [torch.from_numpy(rows())] + ([] if graph is None else [features])
     given = torch.cat(parts, dim=1)
     for count in (1, 6):
-        (answers,) = session.run(["probabilities"], {name: value[:count] for name, value in feed.items()})
+        some = {name: value[: count * len(value) // 6] for name, value in feed.items()}
+        (answers,) = session.run(["probabilities"], some)
         np.testing.assert_allclose(answers, probabilities(scaled, given[:count]), atol=1e-5)
     again = head_of(kind.split(maxsplit=1)[0], scaled.state_dict())
     np.testing.assert_allclose(probabilities(again, given), probabilities(scaled, given), atol=1e-6)

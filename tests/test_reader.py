@@ -144,6 +144,8 @@ def test_a_hand_is_placed_where_its_middle_is_likeliest(cells: int) -> None:
     assert tiny.side.tolist()[:2] == pytest.approx([0.1, 0.1])
     inner = reader._placed(look, reader._Box(torch.tensor([[0.6, 0.4]]).expand(3, 2), torch.full((3,), 0.5)))
     torch.testing.assert_close(inner.middle[0], (expected[0] - 0.5) / 2 + torch.tensor([0.6, 0.4]))
+    torch.testing.assert_close(inner.middle[2], torch.tensor([0.6, 0.4]))  # without a hand the box stays where it is
+    assert inner.side[2] == 0.5
 
 
 def test_no_letter_makes_all_letters_equally_likely() -> None:

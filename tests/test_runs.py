@@ -388,9 +388,9 @@ def with_digests_of(name: str, data: bytes) -> Any:
         (with_digests_of("model.onnx", b"x"), "not a readable ONNX file"),
         (
             lambda folder: (folder / "model.json").write_text(
-                (folder / "model.json").read_text().replace('"format": 4', '"format": 99')
+                (folder / "model.json").read_text().replace('"format": 5', '"format": 99')
             ),
-            "has format 99, this version of fingerspell reads 3 and 4",
+            "has format 99, this version of fingerspell reads 3, 4, 5",
         ),
     ],
 )

@@ -20,6 +20,7 @@ import torch
 
 from fingerspell import graphs, hands, images
 from fingerspell.errors import BackboneError
+from fingerspell.hands import LOOKS
 from fingerspell.streams import batched
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ class Hands:
     crop : bool
         The network sees the hand alone.
     joined : bool
-        Each vector stands behind the row of its picture, for a head that reads both.
+        For a head that reads both: the network sees the picture in the shape of each look, and the vectors of all stand
+        behind the row of the picture.
     """
 
     engine: HandsEngine
@@ -167,12 +169,15 @@ class NetworkEngine(Engine):
     ----------
     backbone : Backbone
     batch : int
+    looks : int
+        Network inputs of a picture; its vector is that of all of them in a row.
     """
 
     name: EngineKind
 
     def __init__(self, backbone: Backbone, precision: Precision, batch: int, hands: Hands | None = None) -> None:
-        super().__init__(backbone.name, backbone.dimension, precision)
+        self.looks = LOOKS if hands and hands.joined else 1
+        super().__init__(backbone.name, backbone.dimension * self.looks, precision)
         self.backbone, self.batch, self.hands = backbone, batch, hands
         if backbone.preprocessing.padded and not (hands and hands.crop):
             self.side = backbone.preprocessing.size
@@ -185,6 +190,8 @@ class NetworkEngine(Engine):
             facts |= {"precision": self.precision, "graph": graphs.VERSION}
         if self.hands and self.hands.crop:
             facts |= {"crop": hands.VERSION} | self.hands.engine.detector.identity
+        if self.looks > 1:
+            facts |= {"looks": hands.STRETCHES}
         return json.dumps(facts, sort_keys=True)
 
     def inputs(self) -> dict[str, Any]:
@@ -203,16 +210,23 @@ class NetworkEngine(Engine):
         return graphs.backbone_graph(self.backbone, folder)
 
     def prepare(self, pixels: Pixels, view: View, row: Row | None) -> Pixels:
-        """Pixels (size, size, 3)."""
-        size, how = self.backbone.preprocessing.size, self.backbone.preprocessing.interpolation
+        """Pixels (size, size, 3), or of each look, (looks, size, size, 3)."""
+        how = self.backbone.preprocessing
         crop_row = row if self.hands and self.hands.crop else None
-        return hands.network_input(pixels, size, how, view, crop_row, padded=self.backbone.preprocessing.padded)
+        return hands.network_input(
+            pixels, how.size, how.interpolation, view, crop_row, padded=how.padded, looks=self.looks
+        )
 
     def _stacked(self, batch: Sequence[tuple[Key, Prepared]]) -> tuple[list[Key], Pixels]:
-        """Keys, and a full batch of pictures (batch, size, size, 3)."""
+        """Keys, and a full batch of network inputs (batch * looks, size, size, 3)."""
         self.calls += 1
         pixels = [picture for _, picture in batch]
-        return [key for key, _ in batch], np.stack(pixels + [pixels[0]] * (self.batch - len(pixels)))
+        full = np.stack(pixels + [pixels[0]] * (self.batch - len(pixels)))
+        return [key for key, _ in batch], full.reshape(-1, *full.shape[-3:])
+
+    def _vectors(self, outputs: Vectors, count: int) -> Vectors:
+        """Vectors (count, dimension) of a batch's pictures from those of its network inputs."""
+        return outputs.reshape(self.batch, self.dimension)[:count]
 
 
 class TorchEngine(NetworkEngine):
@@ -233,7 +247,7 @@ class TorchEngine(NetworkEngine):
                 # Without the flag cuDNN would round the inputs of convolutions to 10 bits (TF32).
                 with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
                     vectors = network(torch.from_numpy(pixels).to(self._device)).cpu().numpy()
-                yield keys, vectors[: len(keys)]
+                yield keys, self._vectors(vectors, len(keys))
         finally:
             network.to("cpu")  # where the rest of a run expects it
 
@@ -259,7 +273,7 @@ class OpenVinoEngine(NetworkEngine):
         except RuntimeError as error:
             raise graphs.damaged(self._graph) from error
         size = self.backbone.preprocessing.size
-        model.reshape([self.batch, size, size, 3])
+        model.reshape([self.batch * self.looks, size, size, 3])
         options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": _OPENVINO_PRECISION[self.precision]}
         compiled = core.compile_model(model, "CPU", options)
         busy = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
@@ -273,7 +287,7 @@ class OpenVinoEngine(NetworkEngine):
             keys, request = running.popleft()
             request.wait()
             free.append(request)
-            return keys, request.get_output_tensor().data[: len(keys)].copy()
+            return keys, self._vectors(request.get_output_tensor().data, len(keys)).copy()
 
         try:
             for number, batch in enumerate(batched(pictures, self.batch)):

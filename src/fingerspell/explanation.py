@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fingerspell import hands
 from fingerspell.errors import DatasetError, ModelError
 from fingerspell.figures import SHEET, evidence_figure, png
 from fingerspell.files import write_bytes, write_text
@@ -86,6 +87,9 @@ class Explanation:
 def explain(model: Model, seen: Seen) -> Explanation:
     """Occlusion map of a model's answer on a prepared picture; the points of its hand, if it reads them, stay.
 
+    Of a model that looks at a picture in several shapes it is its answer to the first alone, the picture as it is: what
+    is covered in one lies elsewhere in another.
+
     Raises
     ------
     ModelError
@@ -96,7 +100,11 @@ def explain(model: Model, seen: Seen) -> Explanation:
             f"{model.card.name}: this model reads the points of the hand alone, expected one that sees pixels. "
             "There is nothing to cover; give another model."
         )
-    pixels = seen["pictures"]
+    if model.card.looks > 1:
+        row = seen["hands"].copy()
+        row[hands.LOOK + hands.FOUND :: hands.LOOK] = 0  # as if the others had missed the hand
+        seen = seen | {"hands": row}
+    pixels = _as_it_is(seen)
     size = len(pixels)
     side = max(1, round(_PATCH * size))
     places = np.linspace(0, size - side, _STEPS).round().astype(int)
@@ -108,9 +116,9 @@ def explain(model: Model, seen: Seen) -> Explanation:
     covers = np.zeros((size, size), np.float32)
     for start in range(0, len(corners), _BATCH):
         some = corners[start : start + _BATCH]
-        covered = np.repeat(pixels[None], len(some), axis=0)
+        covered = [seen["pictures"].copy() for _ in some]
         for picture, (top, left) in zip(covered, some, strict=True):
-            picture[top : top + side, left : left + side] = colour
+            picture[..., top : top + side, left : left + side, :] = colour
         after = model.probabilities([seen | {"pictures": picture} for picture in covered])[:, answer]
         for fall, (top, left) in zip(before[answer] - after, some, strict=True):
             falls[top : top + side, left : left + side] += max(0.0, float(fall))
@@ -217,7 +225,7 @@ def explain_files(
             box = known[name].in_square(*seen["frame"]) if "frame" in seen else known[name]
             row |= {"inside": found.share_inside(box), "area": box.area}
         rows.append(row)
-        maps.append((seen["pictures"], found.evidence))
+        maps.append((_as_it_is(seen), found.evidence))
         on_progress("Covering pictures", len(rows), len(chosen))
     result: dict[str, Any] = {"model": model.card.name, "pictures": rows}
     for key in ("inside", "area"):
@@ -227,6 +235,12 @@ def explain_files(
     titles = [f"{row['letter']}  {row['probability']:.2f}" for row in rows]
     write_bytes(out / "explanation.png", png(evidence_figure(titles[:SHEET], maps[:SHEET])))
     return result
+
+
+def _as_it_is(seen: Seen) -> Pixels:
+    """What a model sees (size, size, 3) of a picture in its own shape."""
+    pictures: Pixels = seen["pictures"]
+    return pictures if pictures.ndim == 3 else pictures[0]
 
 
 def _endings(path: str) -> list[str]:

@@ -138,9 +138,14 @@ def _inputs(card: Card) -> str:
     lines = []
     fitted = " until they fit, in the middle\n  and with their edges repeated around them" if card.padded else ""
     if card.size is not None:
+        count = "batch" if card.looks == 1 else f"{card.looks} * batch"
         lines.append(
-            f"- **Input** RGB uint8 pictures of shape (batch, {card.size}, {card.size}, 3), resized with\n  "
+            f"- **Input** RGB uint8 pictures of shape ({count}, {card.size}, {card.size}, 3), resized with\n  "
             f"{card.interpolation} interpolation{fitted}; the rest of the preprocessing is inside `model.onnx`."
+        )
+    if card.looks > 1:
+        lines.append(
+            "- **Looks** each picture is seen as it is, made wider, and made taller (`fingerspell.hands.STRETCHES`)."
         )
     if card.reads:
         lines.append("- **Second output** `features` (batch, 94): where the hand is (`fingerspell.model.Hand`).")

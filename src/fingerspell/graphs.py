@@ -126,20 +126,31 @@ def keep_graph(backbone: Backbone, exported: Path, folder: Path) -> None:
 def classifier(graph: Path | None, head: nn.Module, *, with_features: bool = False) -> bytes:
     """ONNX file of a backbone's graph with a head and softmax on top, with the outputs probabilities (batch, classes).
 
-    Its inputs are the graph's ``pictures``, and for a head that reads hands their rows ``hands`` (batch, 393). Without
-    a graph the rows are all that is read. With ``with_features`` the graph's features are an output too.
+    Its inputs are the graph's ``pictures``, and for a head that reads hands their rows ``hands`` (batch, 393); beside
+    these, ``pictures`` are those of all looks, (3 * batch, size, size, 3). Without a graph the rows are all that is
+    read. With ``with_features`` the graph's features are an output too.
     """
     if graph is None:
         return bytes(_exported_head(head, dimension=0).SerializeToString())
     below = _load(graph)
     if isinstance(head, FusionHead):
-        above, edge = _exported_head(head, dimension=head.dimension), "above_features"
+        dimension = hands.LOOKS * head.dimension
+        _add_of_looks(below, dimension)
+        above, edges = _exported_head(head, dimension), ("features_of_looks", "above_features")
     else:
-        above, edge = _head_graph(head, below.ir_version), "head.features"
+        above, edges = _head_graph(head, below.ir_version), ("features", "head.features")
     above.ir_version = below.ir_version
     outputs = ["probabilities", *(["features"] if with_features else [])]
-    whole = compose.merge_models(below, above, io_map=[("features", edge)], outputs=outputs)
+    whole = compose.merge_models(below, above, io_map=[edges], outputs=outputs)
     return bytes(_halved(whole).SerializeToString())
+
+
+def _add_of_looks(graph: onnx.ModelProto, dimension: int) -> None:
+    """Add an output to a backbone's graph: the features of all looks at a picture in a row, (batch, dimension)."""
+    shape, output = "shape_of_looks", "features_of_looks"
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([-1, dimension]), shape))
+    graph.graph.node.append(helper.make_node("Reshape", ["features", shape], [output]))
+    graph.graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["batch", dimension]))
 
 
 def _halved(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -4,9 +4,9 @@ Needs mediapipe and its model file, and only when a hand is looked for; no torch
 
 Many pictures were squeezed before they came here (a webcam's frame made square, a tall hand cut out and made square),
 nobody knows which, and MediaPipe errs on such hands. So it also looks at every picture made wider, and made taller, and
-what reads the points hears all looks (``heads.py``). A picture gives one row of ``ROW`` float32 values, always:
-``LOOKS`` looks of ``LOOK`` values. The first is at the picture as it is; where that one misses the hand, it is told
-what the next one saw. Of each look:
+what reads the points hears all looks (``heads.py``); a network beside the points sees the picture in each shape too. A
+picture gives one row of ``ROW`` float32 values, always: ``LOOKS`` looks of ``LOOK`` values. The first is at the picture
+as it is; where that one misses the hand, it is told what the next one saw. Of each look:
 
 [0] found     1, or 0 where every try missed the hand; all other values but the shape are then 0
 [1] right     probability that it is a right hand, as MediaPipe says it
@@ -163,9 +163,8 @@ class Detector:
 
     def _look(self, pixels: Pixels, stretch: float) -> Row:
         """One look (131,), at the picture made so much wider."""
-        ladder: tuple[_Try, ...] = _LADDER
-        if stretch != 1:
-            pixels, ladder = _stretched(pixels, stretch), _STRETCHED
+        ladder = _LADDER if stretch == 1 else _STRETCHED
+        pixels = _stretched(pixels, stretch)
         height, width = pixels.shape[:2]
         look = np.zeros(LOOK, np.float32)
         look[SHAPE] = width / height
@@ -255,30 +254,32 @@ def open_detector(file: Path | None = None) -> Detector:
     return Detector(file or _fetched())
 
 
-def crop(pixels: Pixels, row: Row) -> Pixels:
+def crop(pixels: Pixels, look: Row) -> Pixels:
     """Square around the hand, mirrored to a right hand's; the whole picture where no hand was found.
 
     Parameters
     ----------
     pixels
-        RGB picture (height, width, 3).
-    row
-        What the detector said of this picture, (``ROW``,).
+        RGB picture (height, width, 3), in the shape of the look.
+    look
+        What the detector said of it, (``LOOK``,); of a whole row the first look.
     """
-    if not row[FOUND]:
+    if not look[FOUND]:
         return pixels
     height, width = pixels.shape[:2]
-    points = row[PICTURE].reshape(POINTS, 3)[:, :2] * (width, height)
+    points = look[PICTURE].reshape(POINTS, 3)[:, :2] * (width, height)
     low, high = points.min(axis=0), points.max(axis=0)
     side = max(1, round(float((high - low).max()) * (1 + 2 * _MARGIN)))
     left, top = ((low + high - side) / 2).round().astype(int).tolist()
     beyond = [max(0, margin) for margin in (-top, top + side - height, -left, left + side - width)]
     square = _padded(pixels, *beyond)[top + beyond[0] :, left + beyond[2] :][:side, :side]
-    return square if row[RIGHT] >= 0.5 else square[:, ::-1]
+    return square if look[RIGHT] >= 0.5 else square[:, ::-1]
 
 
 def _stretched(pixels: Pixels, stretch: float) -> Pixels:
     """Picture made wider, or taller where ``stretch`` is less than 1; a large one no larger than is looked at."""
+    if stretch == 1:
+        return pixels
     height, width = pixels.shape[:2]
     across, down = width * max(1, stretch), height * max(1, 1 / stretch)
     fits = min(1, _ENOUGH / max(across, down))
@@ -294,17 +295,24 @@ def network_input(
     row: Row | None = None,
     *,
     padded: bool = False,
+    looks: int = 1,
 ) -> Pixels:
     """Network input (size, size, 3) from a decoded picture (height, width, 3): the one place where it is made.
 
     With a row, that of this view of the picture, the network sees the hand alone. The view is then made before the
     crop, as a camera would: who mirrors a picture still sees a right hand. What is no square is squeezed into one, or
-    fitted into one and ``padded``.
+    fitted into one and ``padded``. With all ``LOOKS`` the input is (looks, size, size, 3), the picture in the shape of
+    each.
     """
     resized = images.fitted if padded else images.resize
-    if row is None:
-        return images.view_of(resized(pixels, size, interpolation), view)
-    return resized(crop(images.view_of(pixels, view), row), size, interpolation)
+
+    def seen(look: int) -> Pixels:
+        if row is None:
+            return images.view_of(resized(_stretched(pixels, STRETCHES[look]), size, interpolation), view)
+        shown = _stretched(images.view_of(pixels, view), STRETCHES[look])
+        return resized(crop(shown, row[look * LOOK :]), size, interpolation)
+
+    return seen(0) if looks == 1 else np.stack([seen(look) for look in range(looks)])
 
 
 def _padded(pixels: Pixels, top: int, bottom: int, left: int, right: int) -> Pixels:

@@ -1,6 +1,7 @@
 """The classifiers that sit on features: the study's perceptron, a softmax regression, and two that read hand points.
 
-``points`` reads the row of a hand (``hands.py``); ``fusion`` reads the row with a network's features behind it.
+``points`` reads the row of a hand (``hands.py``); ``fusion`` reads the row with a network's features of each of its
+looks behind it.
 """
 
 from __future__ import annotations
@@ -72,14 +73,29 @@ def doubting(logits: Tensor) -> Tensor:
     return ((1 - DOUBT) * torch.softmax(logits, dim=1) + DOUBT / logits.shape[1]).log()
 
 
+def _found(rows: Tensor) -> Tensor:
+    """Which looks (N, 3) of rows found the hand."""
+    return rows.reshape(-1, hands.LOOKS, hands.LOOK)[:, :, hands.FOUND] > 0
+
+
+def _pooled(answers: Tensor, heard: Tensor) -> Tensor:
+    """Weighted geometric mean (N, classes) of log-probabilities (N, 3, 2, classes) of the looks (N, 3) that are heard.
+
+    Of a hand that is squeezed out of shape, or mirrored, nothing is read for sure; so each reading has a voice by how
+    sure it is: one over its perplexity, the number of letters that it hesitates between. Where no look is heard all
+    are 0.
+    """
+    entropy = -(answers.exp() * answers).sum(dim=3)
+    voices = torch.where(heard[:, :, None], (-entropy).exp(), 0.0)[:, :, :, None]
+    return (answers * voices).sum(dim=(1, 2)) / voices.sum(dim=(1, 2)).clamp_min(_LEAST)
+
+
 class PointsHead(nn.Module):
     """Perceptron on the points of a hand: rows (N, 393) in, logits (N, classes) out.
 
     It reads each look at the hand twice, as a right hand's and as a left one's, for MediaPipe is often wrong about the
-    side, and answers with the pool of those that found it (their weighted geometric mean). Of a hand that is squeezed
-    out of shape, or mirrored, nothing is read for sure; so each reading has a voice by how sure it is: one over its
-    perplexity, the number of letters that it hesitates between. A missed hand has the logits ``missed``, the shares of
-    the letters in training.
+    side, and answers with the pool of those that found it. A missed hand has the logits ``missed``, the shares of the
+    letters in training.
     """
 
     missed: Tensor
@@ -93,24 +109,25 @@ class PointsHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Logits of rows."""
-        looks = rows.reshape(-1, hands.LOOK)
-        found = looks[:, hands.FOUND] > 0
-        points = normalise(looks)
+        found = _found(rows)
+        pooled = _pooled(self.answers(rows), found)
+        return torch.where(found.any(dim=1, keepdim=True), pooled, self.missed) / self.temperature
+
+    def answers(self, rows: Tensor) -> Tensor:
+        """Log-probabilities (N, 3, 2, classes) of each look, read as a right hand and as a left one."""
+        points = normalise(rows.reshape(-1, hands.LOOK))
         sides = torch.stack([points, points * torch.tensor([-1.0, 1.0, 1.0])], dim=1).flatten(0, 1)
         answers = doubting(self.layers(describe(sides)))
-        entropy = -(answers.exp() * answers).sum(dim=1).view(-1, 2)
-        voices = torch.where(found[:, None], (-entropy).exp(), 0.0).view(-1, 2 * hands.LOOKS, 1)
-        answers = answers.view(-1, 2 * hands.LOOKS, answers.shape[1])
-        total = voices.sum(dim=1)
-        pooled = (answers * voices).sum(dim=1) / total.clamp_min(_LEAST)
-        return torch.where(total > 0, pooled, self.missed) / self.temperature
+        return answers.view(-1, hands.LOOKS, 2, answers.shape[1])
 
 
 class FusionHead(nn.Module):
-    """Points and features of a network, each with a branch of its own: (N, 393 + dimension) in, logits out.
+    """Points and a network's features of each look, a branch each: (N, 393 + 3 * dimension) in, logits out.
 
-    The answer is the weighted geometric mean of both branches' probabilities (a logarithmic opinion pool); a branch
-    that sees nothing (a missed hand; features that are all 0) has no voice.
+    In every look both answer together, with the weighted geometric mean of their probabilities (a logarithmic opinion
+    pool): of a picture that was squeezed, both are sure of the look that undoes it, and of the same letter. So looks
+    are pooled like those of the points alone, each by how sure its answer is, and those that missed the hand are not
+    heard. Where all did, the network alone answers, of the picture as it is; where features are all 0, the points.
     """
 
     weight: Tensor
@@ -126,13 +143,16 @@ class FusionHead(nn.Module):
     def forward(self, joined: Tensor) -> Tensor:
         """Logits of rows with features behind them."""
         rows, features = joined[:, : hands.ROW], joined[:, hands.ROW :]
-        found = rows[:, hands.FOUND, None] > 0
-        there = features.abs().amax(dim=1, keepdim=True) > 0
-        voices = torch.where(found, self.weight, 0.0), torch.where(there, 1 - self.weight, 0.0)
-        pooled = voices[0] * doubting(self.points(rows)) + voices[1] * doubting(self.pixels(features))
-        total = voices[0] + voices[1]
-        logits = torch.where(total > 0, pooled / total.clamp_min(_LEAST), self.points.missed)
-        return logits / self.temperature
+        found, there = _found(rows), features.abs().amax(dim=1, keepdim=True) > 0
+        points = self.points.answers(rows)
+        pixels = doubting(self.pixels(features.reshape(-1, self.dimension))).view_as(points[:, :, :1])
+        voices = torch.stack([self.weight * found, (1 - self.weight) * there.expand_as(found)])
+        of_points, of_pixels = (voices / voices.sum(dim=0).clamp_min(_LEAST))[:, :, :, None, None]
+        together = of_points * points + of_pixels * pixels
+        as_it_is = torch.arange(hands.LOOKS) == 0
+        heard = found | (~found.any(dim=1, keepdim=True) & there & as_it_is)
+        pooled = _pooled(torch.log_softmax(together, dim=3), heard)
+        return torch.where(heard.any(dim=1, keepdim=True), pooled, self.points.missed) / self.temperature
 
 
 def perceptron(widths: Sequence[int], dropout: float) -> nn.Sequential:

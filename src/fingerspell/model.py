@@ -1,7 +1,8 @@
 """A trained model: load its folder, and name the letters on pictures. Needs onnxruntime, no torch.
 
 model/  model.onnx        RGB uint8 pictures (N, size, size, 3), or rows of hands, or both -> probabilities (N, labels)
-                          and from a reader also where the hand is: features (N, 94), see ``Hand``
+                          and from a reader also where the hand is: features (N, 94), see ``Hand``; with rows of hands
+                          beside them, pictures are those of all looks (``hands.py``), three for each row
         head.safetensors  the trained part alone
         model.json        labels, input, and where it all came from (``Card``)
         README.md         the same for people
@@ -36,11 +37,12 @@ if TYPE_CHECKING:
     from fingerspell.hands import Detector
     from fingerspell.images import View
 
-    Seen = dict[str, NDArray[Any]]  # inputs of the network by name: pictures (size, size, 3), hands (393,)
+    # Inputs of the network by name: pictures (size, size, 3) or those of all looks (3, size, size, 3), hands (393,).
+    Seen = dict[str, NDArray[Any]]
     Probabilities = NDArray[np.float32]
 
-FORMAT = 4
-_READ = (3, FORMAT)  # before 4 no picture was padded
+FORMAT = 5
+_READ = (3, 4, FORMAT)  # before 4 no picture was padded; before 5 a fusion saw pictures as they are
 NO_LETTER = "no letter"
 BOXED = Path(__file__).parent / "boxed"
 _BATCH = 32
@@ -103,6 +105,11 @@ class Card:
     crop: Literal["hand"] | None = None
     padded: bool = False
     strangers: dict[str, Any] | None = None
+
+    @property
+    def looks(self) -> int:
+        """How many network inputs a picture gives."""
+        return hands.LOOKS if self.head == "fusion" else 1
 
     @property
     def reads(self) -> bool:
@@ -186,7 +193,9 @@ class Model:
         if card.size is not None and card.interpolation is not None:
             crop_row = row if card.crop else None
             size, how = card.size, card.interpolation
-            seen["pictures"] = hands.network_input(pixels, size, how, view, crop_row, padded=card.padded)
+            seen["pictures"] = hands.network_input(
+                pixels, size, how, view, crop_row, padded=card.padded, looks=card.looks
+            )
         if row is not None and "hands" in self._inputs:
             seen["hands"] = row
         if card.reads:
@@ -204,7 +213,7 @@ class Model:
         found = predictions(names, outputs[0], self.card.labels, self.card.threshold)
         if not self.card.reads:
             return found
-        read = zip(found, outputs[1], batch, strict=True)
+        read = zip(found, outputs[1][:: self.card.looks], batch, strict=True)
         return [replace(answer, hand=_hand(vector, seen["frame"])) for answer, vector, seen in read]
 
     def predict(self, data: bytes, name: str = "") -> Prediction:
@@ -247,6 +256,8 @@ class Model:
 
     def _run(self, batch: Sequence[Seen]) -> list[NDArray[np.float32]]:
         feed = {name: np.stack([seen[name] for seen in batch]) for name in self._inputs}
+        if self.card.looks > 1:
+            feed["pictures"] = np.concatenate(feed["pictures"])
         return list(self._session.run(self._outputs, feed))
 
     def _prepared(
@@ -355,13 +366,15 @@ def _detector(folder: Path, expected: dict[str, Any], file: Path | None) -> Dete
 
 def _check_format(folder: Path, content: bytes) -> None:
     """Refuse another version before anything else is asked of the card; damage is left to those who come after."""
-    found = None
+    found, head = None, None
     with suppress(ValueError, AttributeError, RecursionError):
-        found = json.loads(content).get("format")
-    if isinstance(found, int) and found not in _READ:
+        card = json.loads(content)
+        found, head = card.get("format"), card.get("head")
+    known = (FORMAT,) if head == "fusion" else _READ
+    if isinstance(found, int) and found not in known:
         raise ModelError(
             f"{folder}: the model has format {found}, this version of fingerspell reads "
-            f"{' and '.join(map(str, _READ))}. "
+            f"{', '.join(map(str, known))}. "
             "Use the version that made it, or train it again."
         )
 

@@ -2,9 +2,9 @@
 
 One small network, ``HandNetwork``, sees a view and says where a hand is and how large, where its 21 points are, which
 hand it is, whether there is one at all, and which letter it shows. ``Reader`` shows it the whole picture, where it
-finds the hand, then the box of the hand, and takes the mean of what it reads from afar, from a little away and from
-near. Cutting the boxes out is part of the network, so that a picture goes in and a letter comes out, in torch, in
-OpenVINO and in ONNX Runtime alike.
+finds the hand, then what is around the hand, where it finds it more exactly, then its box, and takes the mean of what
+it reads from afar, from a little away and from near. Cutting the boxes out is part of the network, so that a picture
+goes in and a letter comes out, in torch, in OpenVINO and in ONNX Runtime alike.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 SIZE = 256  # pixels a side of the picture: a hand that takes a third of it still has as many as a view
 VIEW = 96  # pixels a side of a view: the work of training grows with its square
-FINE_VIEW = 128  # of the whole picture once more, in which a hand may be small
+FINE_VIEW = 128  # of what is more than the hand: the whole picture, in which it may be small, and its surroundings
 CELL = 8  # pixels a side of the cells that the hand's middle is looked for in
 MEAN, STD = 127.0, 128.0  # of the values, as the trunk was trained
 ANSWERS = len(LETTERS) + 1  # the last one: no letter
 MARGIN = 1.45  # side of a view over that of the box of its points
-VERSION = 2  # of the way it looks: raise it whenever the same weights would answer otherwise
+VERSION = 3  # of the way it looks: raise it whenever the same weights would answer otherwise
 
 _CHANNELS = 64
 REACH = 1.2  # points may lie so far around the middle of a view, in halves of its side
 _FROZEN = 2  # stages: edges and colours, and nearly half the work of training
-_WIDE = 1.3  # side of the wider box that is read too: points that are not quite right make boxes too small
+_WIDE = 1.3  # side of the wider box, in which a hand that was found in the whole picture is found more exactly
 _FILLS = 0.6  # side of the box, in sides of the picture, from which the coarse view of the whole is better
 _LEAST_SIDE = 0.1  # of a view, in sides of the picture
 _WRIST, _FIRST, _MIDDLE, _LAST = 0, 5, 9, 17  # the wrist, and where the fingers begin
@@ -181,8 +181,9 @@ class Reader(nn.Module, Reading):
         fills = large.side > _FILLS
         box = _Box(torch.where(fills[:, None], large.middle, box.middle), torch.where(fills, large.side, box.side))
         wide = _Box(box.middle, (box.side * _WIDE).clamp(max=MARGIN))
-        both = self.eye(torch.cat([_view(pictures, box, VIEW), _view(pictures, wide, VIEW)]))  # weights are read once
-        near, away = (Look(*(part[half] for part in both)) for half in (slice(count), slice(count, None)))
+        away = self.eye(_view(pictures, wide, FINE_VIEW))
+        box = _placed(away, wide)
+        near = self.eye(_view(pictures, box, VIEW))
         afar = torch.where(fills[:, None], _answer(coarse), _answer(fine))
         facts = torch.stack([near.present.sigmoid(), near.right.sigmoid()], dim=1)
         points = box.outward(near.points).flatten(1)
@@ -204,7 +205,7 @@ class _Box:
 
 
 def _placed(look: Look, box: _Box) -> _Box:
-    """Box of the hand around the likeliest middle in a view of a box; the whole picture where there is no hand."""
+    """Box of the hand around the likeliest middle in a view of a box; that box where there is no hand."""
     cells = look.middles.shape[2]
     row, column = (look.middles.amax(other).argmax(1) for other in (2, 1))
     numbers = torch.arange(cells, device=row.device)
@@ -218,8 +219,7 @@ def _placed(look: Look, box: _Box) -> _Box:
     side = (where * look.sizes).sum((1, 2)).exp() / cells * MARGIN
     middle, side = (middle - 0.5) * box.side[:, None] + box.middle, (side * box.side).clamp(_LEAST_SIDE, MARGIN)
     surely = look.present > 0
-    middle = torch.where(surely[:, None], middle, torch.full_like(middle, 0.5))
-    return _Box(middle, torch.where(surely, side, torch.ones_like(side)))
+    return _Box(torch.where(surely[:, None], middle, box.middle), torch.where(surely, side, box.side))
 
 
 def normalised(points: Tensor) -> Tensor:

@@ -329,12 +329,15 @@ def _is_done(folder: Path, recipe: Recipe, split: Split) -> bool:
     """
     from fingerspell.backbones import features_version
     from fingerspell.hands import NAME
+    from fingerspell.model import FORMAT
 
     expected = {"recipe.toml": recipe.to_toml(), "split.csv": split.to_csv()}
     there = [folder / "report.html", folder / "probabilities.npz", *(folder / name for name in expected)]
     if not all(path.exists() for path in there):
         return False
     name, card = recipe.features.backbone, json.loads((folder / "model" / "model.json").read_text("utf-8"))
+    if card["format"] != FORMAT:
+        return False
     if name != NAME and card["backbone"]["version"] != features_version(name):
         return False
     return all((folder / name).read_text("utf-8") == text for name, text in expected.items())
@@ -479,7 +482,7 @@ def _fine_tune(archive: Archive, split: Split, recipe: Recipe, on_progress: Prog
     from fingerspell.images import VIEWS
 
     hands = _hands(recipe)
-    engine = TorchEngine(_backbone(recipe), hands)
+    engine = TorchEngine(_backbone(recipe), replace(hands, joined=False) if hands else None)  # it learns of one look
     with open_store(cache.features_folder(), engine) as store:
         if hands and store.hands:
             extract(archive, split.train, hands.engine, store.hands, views=VIEWS[:1], on_progress=on_progress)
@@ -571,6 +574,7 @@ def _training_views(recipe: Recipe) -> tuple[View, ...]:
 
 def _train_head(archive: Archive, store: FeatureStore, split: Split, recipe: Recipe, on_progress: Progress) -> Trained:
     """Head trained on train and validation; test pictures never come here."""
+    from fingerspell.hands import LOOKS
     from fingerspell.heads import FusionHead, own_head
     from fingerspell.images import VIEWS
     from fingerspell.training import Examples, Trained, train_linear, train_mlp, train_points
@@ -578,7 +582,7 @@ def _train_head(archive: Archive, store: FeatureStore, split: Split, recipe: Rec
     labels = split.labels
     if recipe.head.kind == "own":
         return Trained(own_head(store.dimension, labels), [])
-    itself = own_head(store.dimension, labels) if _answers_itself(recipe) else None
+    itself = own_head(store.dimension // LOOKS, labels) if _answers_itself(recipe) else None  # beside points, a look's
     seen = store.hands if itself and store.hands else store  # beside such answers the points alone are learnt
 
     def examples(pictures: splits.Pictures, features: NDArray[np.float32]) -> Examples:

@@ -130,7 +130,7 @@ def train_points(
     points = PointsHead(options.hidden, classes, options.dropout)
     head: PointsHead | FusionHead = points
     if fusion:
-        pixels = perceptron([train.features.shape[2] - hands.ROW, classes], options.dropout)
+        pixels = perceptron([(train.features.shape[2] - hands.ROW) // hands.LOOKS, classes], options.dropout)
         head = FusionHead(points, pixels, fusion.points_weight)
     counts = np.bincount(train.targets, minlength=classes)
     points.missed.copy_(torch.from_numpy(np.log((counts + 1) / (counts + 1).sum())))
@@ -145,8 +145,9 @@ def train_points(
         for features, targets in chain.from_iterable(_batches(train, options.batch_size, rng) for _ in range(repeats)):
             loss = _points_loss(points, features[:, : hands.ROW], targets, options)
             if isinstance(head, FusionHead):
-                logits = head.pixels(features[:, hands.ROW :])
-                loss = loss + nn.functional.cross_entropy(logits, targets, label_smoothing=options.label_smoothing)
+                logits = head.pixels(features[:, hands.ROW :].reshape(-1, head.dimension))
+                letters = targets.repeat_interleave(hands.LOOKS)
+                loss = loss + nn.functional.cross_entropy(logits, letters, label_smoothing=options.label_smoothing)
             if loss.requires_grad:
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
