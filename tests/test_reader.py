@@ -95,6 +95,18 @@ def test_beyond_the_picture_its_edge_is_repeated_and_the_whole_is_the_whole() ->
     torch.testing.assert_close(view, torch.full_like(view, 0.7))
 
 
+def test_the_fine_view_of_the_whole_is_a_mean_of_pixels() -> None:
+    picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
+    seen: list[torch.Tensor] = []
+    taught = layers(untaught_reader())
+    taught.eye.register_forward_pre_hook(lambda _, views: seen.append(views[0]))
+    with torch.inference_mode():
+        taught(picture)
+    whole = reader._Box(torch.tensor([[0.5, 0.5]]), torch.ones(1))
+    assert [view.shape[2] for view in seen] == [VIEW, reader.FINE_VIEW, reader.FINE_VIEW, VIEW]
+    torch.testing.assert_close(seen[1], reader._view(picture, whole, reader.FINE_VIEW), atol=1e-5, rtol=1e-5)
+
+
 def test_normalised_hands_know_no_place_and_no_size_but_their_side() -> None:
     hands = torch.rand(3, POINTS, 3, generator=torch.Generator().manual_seed(1))
     expected = normalised(hands)

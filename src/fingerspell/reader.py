@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, log_softmax, softmax
+from torch.nn.functional import avg_pool2d, interpolate, log_softmax, softmax
 
 from fingerspell.alphabet import LETTERS
 from fingerspell.hands import POINTS, TIPS, Reading
@@ -175,7 +175,8 @@ class Reader(nn.Module, Reading):
         """See the class."""
         count = pictures.shape[0]
         whole = _Box(pictures.new_full((count, 2), 0.5), pictures.new_ones(count))
-        coarse, fine = (self.eye(_view(pictures, whole, side)) for side in (VIEW, FINE_VIEW))
+        coarse = self.eye(_view(pictures, whole, VIEW))
+        fine = self.eye(avg_pool2d(pictures, SIZE // FINE_VIEW))  # as a view of the whole, of which each cell is 2 x 2
         large, box = _placed(coarse, whole), _placed(fine, whole)
         # A hand that fills the picture is larger in the fine view than any that was learnt from.
         fills = large.side > _FILLS
