@@ -24,6 +24,7 @@ from conftest import cache_with, noisy_picture
 from fingerspell import hands, runs
 from fingerspell.archive import Archive, open_archive
 from fingerspell.backbones import Backbone
+from fingerspell.compare import compare, entries_in
 from fingerspell.dataset import scan
 from fingerspell.errors import DatasetError, MissingDependencyError, ModelError, RunError, SplitError
 from fingerspell.images import CONDITIONS, decode, resize
@@ -513,6 +514,11 @@ class TestHands:
         assert again.extraction
         assert again.extraction.vectors_computed == 0
         assert again.metrics["scores"] == run.metrics["scores"]
+        entry = entries_in(run.folder)
+        assert entry
+        (cell,) = compare([entry], [letters_zip], tmp_path / "matrix")["cells"]
+        expected = run.metrics["scores"]["letters"]["accuracy"]
+        assert cell["letters"]["accuracy"] == pytest.approx(expected, abs=0.03)
 
     def test_a_model_that_finds_no_such_detector_says_so(
         self, letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
