@@ -137,8 +137,8 @@ def _inputs(card: Card) -> str:
     """What `model.onnx` takes."""
     lines = []
     fitted = " until they fit, in the middle\n  and with their edges repeated around them" if card.padded else ""
+    count = "batch" if card.looks == 1 else f"{card.looks} * batch"
     if card.size is not None:
-        count = "batch" if card.looks == 1 else f"{card.looks} * batch"
         lines.append(
             f"- **Input** RGB uint8 pictures of shape ({count}, {card.size}, {card.size}, 3), resized with\n  "
             f"{card.interpolation} interpolation{fitted}; the rest of the preprocessing is inside `model.onnx`."
@@ -148,7 +148,7 @@ def _inputs(card: Card) -> str:
             "- **Looks** each picture is seen as it is, made wider, and made taller (`fingerspell.hands.STRETCHES`)."
         )
     if card.reads:
-        lines.append("- **Second output** `features` (batch, 94): where the hand is (`fingerspell.model.Hand`).")
+        lines.append(f"- **Second output** `features` ({count}, 94): where the hand is (`fingerspell.model.Hand`).")
     if card.crop:
         lines.append(
             "- **Crop** a picture is cut to its hand first (`fingerspell.hands.crop`), and a left hand mirrored."
