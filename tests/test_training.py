@@ -184,8 +184,8 @@ class TestPoints:
 
     def test_fusion_learns_from_both(self) -> None:
         def with_features(examples: Examples) -> Examples:
-            features = np.eye(3, dtype=np.float32)[examples.targets] + 0.1
-            return replace(examples, features=np.concatenate([examples.features, features[:, None]], axis=2))
+            looks = np.tile(np.eye(3, dtype=np.float32)[examples.targets] + 0.1, hands.LOOKS)
+            return replace(examples, features=np.concatenate([examples.features, looks[:, None]], axis=2))
 
         train, validation = with_features(self.examples(160, 1)), with_features(self.examples(80, 2))
         trained = train_points(train, validation, classes=3, options=self.options, fusion=FusionOptions(), seed=0)
