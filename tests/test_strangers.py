@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import cache_with, noisy_picture
 from fingerspell import calibration, runs
@@ -24,7 +25,7 @@ from fingerspell.recipes import Recipe
 from fingerspell.rendering import render_dataset
 from fingerspell.strangers import Fold, fit, strangers, summarise
 from fingerspell.testing import fake_backbone
-from pictures import write_zip
+from pictures import encode, write_zip
 
 OVERRIDES: dict[str, Any] = {"features.engine": "torch", "head.kind": "linear", "split.per_group": 8}
 ROWS = ["anna", "people", "people/x", "people/y", "zoe"]
@@ -122,8 +123,12 @@ def test_nobody_held_out_trains_or_validates(finished: tuple[list[Path], Path, d
 def test_rendered_hands_teach_and_are_never_held_out(tmp_path: Path) -> None:
     render_dataset(tmp_path / "drawn", train_per_letter=2, test_per_letter=0, size=48)
     people = three_archives(tmp_path)[:2]
+    drawn = [(file, Image.open(file)) for file in sorted((tmp_path / "drawn").rglob("*.png"))]
+    alike = {f"{file.parent.name}/{n}.jpg": encode(image, "JPEG", quality=95) for n, (file, image) in enumerate(drawn)}
+    people.append(write_zip(tmp_path / "bea.zip", alike))
     result = strangers([*people, tmp_path / "drawn"], tmp_path / "out", overrides=OVERRIDES)
-    assert [row["group"] for row in result["groups"]] == ["anna", "zoe"]
+    assert [row["group"] for row in result["groups"]] == ["anna", "bea", "zoe"]
+    assert [row["near_copies"] for row in result["groups"]] == [0, 0, 0]  # of people's pictures
     assert result["rendered"] == 2 * len(LETTERS)
     for name in ("anna", "zoe"):
         roles = {row["role"] for row in rows(tmp_path / "out/folds" / name / "split.csv") if "drawn/" in row["id"]}

@@ -156,7 +156,8 @@ def train(
             fitted,
             [*inspection.notes(dataset), *cost_notes(precision)],
             trained.history,
-            leaked=has_near_copy(split.test, split.train),
+            # What is near to a rendered picture is so by chance.
+            leaked=has_near_copy(split.test, splits.measurable(split.train, _rendered(archive, split.train))),
             model=folder.name,
             measured_on=f"{len(split.test):,} test pictures of {dataset.name}, split {chosen.split.protocol}",
             split=_split_facts(split, chosen),
@@ -466,7 +467,7 @@ def _spare_others(archive: Archive, dataset: Dataset, others: splits.Pictures, r
         and not (home and splits.is_within(p.id, home))
         and not (options.protocol == "folders" and p.part == "test")
     ]
-    # A rendered picture is a near-copy of a person's by chance alone.
+    # What is near to a rendered picture is so by chance.
     rendered = dict.fromkeys(_rendered(archive, spare) - {p.id for p in others}, "rendered")
     known = has_near_copy(spare, others)
     spare = [p for p, near in zip(spare, known, strict=True) if not near or p.id in rendered]
