@@ -25,7 +25,7 @@ FLOW = [
     *("heads", "reader", "backbones", "graphs", "engines", "testing", "features", "augmentation", "finetuning"),
     *("scenes", "teaching", "training", "precision"),
     *("model", "exporting", "metrics", "calibration", "remarks", "evaluation", "figures", "reporting", "explanation"),
-    *("runs", "compare", "strangers", "console", "cli", "__main__"),
+    *("steps", "runs", "compare", "strangers", "console", "cli", "__main__"),
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from conftest import cache_with, noisy_picture
-from fingerspell import calibration, runs
+from fingerspell import calibration, steps
 from fingerspell.alphabet import LETTERS
 from fingerspell.calibration import Calibration
 from fingerspell.compare import compare, entries_in
@@ -148,13 +148,13 @@ def test_finished_folds_are_taken_over(
     (out / "folds" / "people" / "report.html").unlink()  # killed before its end
     before = {name: (out / "folds" / name / "report.html").stat().st_mtime_ns for name in ("anna", "zoe")}
     engines: list[Recipe] = []
-    real = runs._engine
+    real = steps.choose_engine
 
     def spy(*given: Any) -> Engine:
         engines.append(next(value for value in given if isinstance(value, Recipe)))
         return real(*given)
 
-    monkeypatch.setattr(runs, "_engine", spy)
+    monkeypatch.setattr(steps, "choose_engine", spy)
     assert strangers(archives[::-1], out, overrides=OVERRIDES) == result
     assert len(engines) == 1
     assert (out / "folds" / "people" / "report.html").exists()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import noisy_picture
-from fingerspell import hands, runs
+from fingerspell import hands, runs, steps
 from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive, open_archives
 from fingerspell.dataset import scan
@@ -74,10 +74,10 @@ def test_of_several_archives_only_rendered_ones_know(rendered: Path, tmp_path: P
 
 
 def test_a_reader_of_rendered_hands_needs_no_teacher(rendered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "_search", lambda _: pytest.fail("nothing has to be looked for"))
+    monkeypatch.setattr(steps, "_search", lambda _: pytest.fail("nothing has to be looked for"))
     with open_archive(rendered) as archive:
         pictures = scan(archive).pictures
-        rows = runs._hands_of(archive, tuple(pictures), load_recipe("reader"), lambda *_: None)
+        rows = steps._hands_of(archive, tuple(pictures), load_recipe("reader"), lambda *_: None)
         expected = true_rows(archive, [picture.id for picture in pictures])
     np.testing.assert_array_equal(rows, [expected[picture.id] for picture in pictures])
 
@@ -147,5 +147,5 @@ def test_rendered_pictures_of_no_letter_leave_those_of_people_their_room(rendere
     )
     recipe = override(load_recipe("reader"), {"split.per_group": 2})
     with open_archives([rendered, people]) as archive:
-        kept = runs._spare_others(archive, scan(archive), (), recipe)
+        kept = steps.choose_spare_others(archive, scan(archive), (), recipe)
     assert Counter(picture.id.split("/")[0] for picture in kept) == {"rendered": 2, "people": 2}

@@ -26,6 +26,7 @@ InputScale = Literal["native", "unit"]
 EngineKind = Literal["torch", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
 HeadKind = Literal["mlp", "linear", "points", "fusion", "own"]
+OF_HANDS: tuple[HeadKind, ...] = ("points", "fusion")  # read the points of a hand; no other head needs their options
 Crop = Literal["hand"]
 
 Count = Annotated[int, Field(ge=1)]
