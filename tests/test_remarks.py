@@ -14,6 +14,7 @@ from fingerspell.remarks import (
     chosen,
     confused_pair,
     few_per_letter,
+    letter_without_letter,
     letters_absent,
     look_alike,
     loss_not_falling,
@@ -23,6 +24,7 @@ from fingerspell.remarks import (
     overfitting,
     reference_leak,
     remarks,
+    risk_not_kept,
     still_rising,
     strength_at_edge,
     training_below_validation,
@@ -68,6 +70,7 @@ def metrics() -> dict[str, Any]:
         "confused_pairs": [{"letter": "U", "taken_for": "R", "pictures": 4, "share": 0.04}],
         "confusion": [[90 if row == column else 1 for column in range(size)] for row in range(size)],
         "split": {"protocol": "first-per-class", "reference_leak": False},
+        "calibration": {"risk": 0.05, "wrong_of_named": 0.05, "others": {"nothing": {"pictures": 100, "named": 4}}},
     }
 
 
@@ -130,6 +133,27 @@ def test_wide_interval(metrics: dict[str, Any], half_width: float, expected: boo
     assert bool(said) is expected
     if said:
         assert "from 0.749 to 0.851" in said
+
+
+@pytest.mark.parametrize(("wrong", "expected"), [(0.1, False), (0.14, True)])
+def test_risk_not_kept(metrics: dict[str, Any], wrong: float, expected: bool) -> None:
+    metrics["calibration"]["wrong_of_named"] = wrong
+    said = risk_not_kept(metrics)
+    assert bool(said) is expected
+    if said:
+        assert "named 14% are wrong, where 5% were to be" in said
+    assert risk_not_kept(metrics | {"calibration": None}) is None
+
+
+@pytest.mark.parametrize(("named", "expected"), [(6, False), (17, True)])
+def test_letter_without_letter(metrics: dict[str, Any], named: int, expected: bool) -> None:
+    metrics["calibration"]["others"]["del"] = {"pictures": 100, "named": named + 10}  # beside 4 of "nothing"
+    said = letter_without_letter(metrics)
+    assert bool(said) is expected
+    if said:
+        assert "Of 200 pictures of no letter 16% get one" in said
+    metrics["calibration"]["others"] = {}
+    assert letter_without_letter(metrics) is None
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,10 @@ from typing import Any
 
 from fingerspell.alphabet import LETTERS
 
+_STRANGERS = (
+    "With archives of several people, `fingerspell strangers --final` chooses it on hands that are new to the model."
+)
+
 Metrics = Mapping[str, Any]
 History = Sequence[Mapping[str, float]]
 
@@ -40,6 +44,7 @@ TRAINING_DEFICIT = 0.01  # below this, training and validation accuracy count as
 MEMORY_GAP = 0.10  # training over validation: one validation picture in ten was learnt only by heart
 TEST_GAP = 0.05  # validation over test: beyond the sampling error of a test set of a few hundred pictures
 CONDITION_GAP = 0.05  # the same, the picture as it is over the same picture under another condition
+RISK_FACTOR = 2  # times the risk that was chosen: beyond what a few hundred pictures can be wrong by chance
 LEAK = 0.05  # of the test pictures have a near-copy in training: as many as could move a score by a few points
 WIDE_INTERVAL = 0.10  # two models five points apart cannot be told from each other
 FEW_PER_LETTER = 30  # an accuracy of 0.8 measured on 30 pictures is uncertain by 0.14 either way
@@ -68,7 +73,10 @@ def remarks(metrics: Metrics, history: History | None = None) -> list[str]:
         found += [*_curve_remarks(history), validation_above_test(metrics, history)]
     found += [
         remark(metrics)
-        for remark in (weak_conditions, letters_absent, few_per_letter, never_predicted, worst_letters, confused_pair)
+        for remark in (
+            *(risk_not_kept, letter_without_letter, weak_conditions),
+            *(letters_absent, few_per_letter, never_predicted, worst_letters, confused_pair),
+        )
     ]
     return [sentence for sentence in found if sentence]
 
@@ -122,6 +130,30 @@ def wide_interval(metrics: Metrics) -> str | None:
     return (
         f"Few independent test pictures ({score['pictures']:,} in {score['groups']:,} bursts): the accuracy may well "
         f"lie anywhere from {low:.3f} to {high:.3f}. Small differences between models cannot be seen with them."
+    )
+
+
+def risk_not_kept(metrics: Metrics) -> str | None:
+    """Warn that more of the named letters are wrong than the threshold was chosen for."""
+    found = metrics.get("calibration")
+    if not found or found["wrong_of_named"] <= RISK_FACTOR * found["risk"]:
+        return None
+    return (
+        f"Of the letters that are named {found['wrong_of_named']:.0%} are wrong, where {found['risk']:.0%} were to be: "
+        f"the threshold was chosen on easier pictures than these. {_STRANGERS}"
+    )
+
+
+def letter_without_letter(metrics: Metrics) -> str | None:
+    """Warn that pictures of no letter get one."""
+    found = metrics.get("calibration")
+    kinds = found["others"].values() if found else ()
+    pictures, named = (sum(kind[key] for kind in kinds) for key in ("pictures", "named"))
+    if not found or named <= RISK_FACTOR * found["risk"] * pictures:
+        return None
+    return (
+        f"Of {pictures} pictures of no letter {named / pictures:.0%} get one: the threshold was chosen on pictures of "
+        f"letters alone. {_STRANGERS}"
     )
 
 
