@@ -31,7 +31,7 @@ bench-inputs:
 	 weights: make bench ARCHIVE=archive.zip WEIGHTS=vgg16_notop.safetensors [KERAS=python] [OPTIONS='--minutes 30']" \
 	 >&2; exit 1; }
 
-# The model in the box again: docs/strangers.md says on what, and how long it takes.
+# The model in the box again: docs/boxed-model.md says on what, and how long it takes.
 boxed: $(VENV)/.ready-dev
 	@test -n "$(ARCHIVES)" || { echo "make boxed needs archives of several people: make boxed ARCHIVES='one.zip other.zip'\
 	 [OPTIONS='--hand-model hand_landmarker.task']" >&2; exit 1; }

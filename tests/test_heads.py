@@ -170,7 +170,9 @@ def test_exported_head_gives_the_same_answers(kind: str, tmp_path: Path) -> None
     head = shaken(head)
     scaled = tempered(head, 2.0)
     graph = None if kind == "points" else backbone_graph(backbone, tmp_path)
-    session = onnxruntime.InferenceSession(classifier(graph, scaled), providers=["CPUExecutionProvider"])
+    exported = classifier(graph, scaled)
+    assert b"site-packages" not in exported
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     pictures = np.random.default_rng(2).integers(0, 256, (6 * hands.LOOKS, 16, 16, 3)).astype(np.uint8)
     feed = {"hands": rows()} | ({} if graph is None else {"pictures": pictures})
     assert {entry.name for entry in session.get_inputs()} == set(feed)

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from conftest import cache_with, noisy_picture
-from fingerspell import hands, runs
+from fingerspell import hands, runs, steps
 from fingerspell.archive import Archive, open_archive
 from fingerspell.backbones import Backbone
 from fingerspell.compare import compare, entries_in
@@ -322,13 +322,13 @@ def test_layout_chooses_the_recipe(letters_zip: Path, tmp_path: Path) -> None:
         for number in range(12)
     }
     with open_archive(write_zip(tmp_path / "synthetic.zip", folders)) as archive:
-        assert runs.recipe_for(archive, scan(archive)) == "synthetic"
+        assert steps.recipe_for(archive, scan(archive)) == "synthetic"
     with open_archive(letters_zip) as archive:
-        assert runs.recipe_for(archive, scan(archive)) == "real"
+        assert steps.recipe_for(archive, scan(archive)) == "real"
     flat_test = {f"train/{x}/{x}{i}.png": noisy_picture(x, i) for x in "AB" for i in range(9)}
     flat_test |= {f"test/{x}_test.png": noisy_picture(x, 50) for x in "AB"}
     with open_archive(write_zip(tmp_path / "kaggle.zip", flat_test)) as archive:
-        assert runs.recipe_for(archive, scan(archive)) == "real"
+        assert steps.recipe_for(archive, scan(archive)) == "real"
 
 
 def test_evaluation_on_another_set(run: runs.Run, tmp_path: Path) -> None:

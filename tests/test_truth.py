@@ -74,7 +74,7 @@ def test_of_several_archives_only_rendered_ones_know(rendered: Path, tmp_path: P
 
 
 def test_a_reader_of_rendered_hands_needs_no_teacher(rendered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "_search", lambda _: pytest.fail("nothing has to be looked for"))
+    monkeypatch.setattr(steps, "_hands_engine", lambda _: pytest.fail("nothing has to be looked for"))
     with open_archive(rendered) as archive:
         pictures = scan(archive).pictures
         rows = steps._hands_of(archive, tuple(pictures), load_recipe("reader"), lambda *_: None)

@@ -3,7 +3,7 @@
 Beside them stands MediaPipe, whose "network" is a search for the hand (``hands.py``). This is the one place that knows
 of devices, precisions and batches. Lower precision is used where it costs next to nothing: float32 features are the
 reference, and how near the others come is measured on rendered hands before they are trusted (``graphs.Agreement``),
-and once more on the pictures of every run that uses them (``runs``).
+and once more on the pictures of every run that uses them (``precision``).
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _OPSET = 18  # understood by every onnxruntime since 1.14
 
 # Part of the name under which graphs are remembered: raise it whenever one would come out different.
-VERSION = 4
+VERSION = 5
 
 _WORTH_HALVING = 256  # values of a weight
 
@@ -202,7 +202,7 @@ def _load(graph: Path) -> onnx.ModelProto:
 
 def damaged(graph: Path) -> CacheError:
     """Error for a remembered graph that nothing can read; writes are whole, so something else has changed it."""
-    return CacheError(f"{graph}: this remembered network is damaged. Delete the file, or `fingerspell cache clear`.")
+    return CacheError(f"{graph}: this remembered network is damaged. Delete the file, or `fingerspell cache --clear`.")
 
 
 def _path(backbone: Backbone, folder: Path, suffix: str) -> Path:
@@ -231,7 +231,15 @@ def _onnx(network: nn.Module, examples: tuple[torch.Tensor, ...], inputs: list[s
             external_data=False,
             verbose=False,
         )
-        return path.read_bytes()
+        return bytes(_without_traces(onnx.load(path)).SerializeToString())
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Model without the exporter's notes on each node and value: the paths of this machine, and a sixth of a file."""
+    graph = model.graph
+    for entry in (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        entry.ClearField("metadata_props")
+    return model
 
 
 def _quantise(graph: Path, size: int) -> bytes:

@@ -394,7 +394,7 @@ def _non_letters(dataset: Dataset) -> Finding | None:
     return Finding(
         "FS016",
         "pictures of no letter",
-        f"{listed}. They are not trained on; they test whether a model knows when to say nothing.",
+        f"{listed}. They test whether a model knows when to say nothing; only a reader learns from others of them.",
     )
 
 

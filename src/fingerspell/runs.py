@@ -18,7 +18,9 @@ from fingerspell.dataset import scan
 from fingerspell.errors import RunError
 from fingerspell.files import csv_text, is_temporary, write_text
 from fingerspell.images import decode
+from fingerspell.neighbours import has_near_copy
 from fingerspell.progress import silent
+from fingerspell.recipes import OF_HANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
 
 _LICENCES = "The licences of the training pictures and of the pretrained weights may bind this model too: check them."
 _NEWER = ("held_out", "per_group")  # values of a split; without them a recipe keeps the digest it had before them
-_TUNED = "The whole network was fine-tuned on the training pictures."
-_ENOUGH_TO_TEST = 5  # pictures a letter in a test folder, below which it is a sample and no test set
+_TUNED = "The network was fine-tuned on the training pictures."
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,6 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
-
-
-def recipe_for(archive: Archive, dataset: Dataset) -> str:
-    """Name of the recipe that fits a data set's layout: one with its own test folder of some size is `synthetic`."""
-    pictures = splits.measurable(dataset.pictures, steps.rendered_of(archive, dataset.pictures))
-    tests = [p for p in pictures if p.part == "test" and p.label in LETTERS]
-    return "synthetic" if len(tests) >= _ENOUGH_TO_TEST * len({p.label for p in tests}) > 0 else "real"
 
 
 def train(
@@ -108,15 +102,13 @@ def train(
     from fingerspell.exporting import write_model
     from fingerspell.features import open_store
     from fingerspell.heads import tempered
-    from fingerspell.neighbours import has_near_copy
     from fingerspell.precision import cost_notes, measure_cost
-    from fingerspell.recipes import load_recipe, override
 
     clock = _Clock()
     with open_archives(source) as archive:
         with clock.stage("scan"):
             dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
-        chosen = override(load_recipe(recipe or recipe_for(archive, dataset)), overrides or {})
+        chosen = steps.choose_recipe(archive, dataset, recipe, overrides)
         split, others = steps.choose_split(archive, dataset, chosen), steps.choose_others(archive, dataset, chosen)
         if keep and out and not overwrite and _is_done(Path(out), chosen, split):
             return Run(Path(out), json.loads((Path(out) / "metrics.json").read_text("utf-8")), clock.seconds)
@@ -171,11 +163,9 @@ def help_to_train(
     source: Path | str | Sequence[Path | str], *, recipe: str | None = None, overrides: dict[str, Any] | None = None
 ) -> None:
     """Do this process's part of the fine-tuning of ``train``, which another process runs with the same arguments."""
-    from fingerspell.recipes import load_recipe, override
-
     with open_archives(source) as archive:
         dataset = scan(archive, memory=cache.scans_folder())
-        chosen = override(load_recipe(recipe or recipe_for(archive, dataset)), overrides or {})
+        chosen = steps.choose_recipe(archive, dataset, recipe, overrides)
         if chosen.fine_tuning.enabled:
             spare = steps.choose_spare_others(archive, dataset, steps.choose_others(archive, dataset, chosen), chosen)
             steps.tune_backbone(archive, steps.choose_split(archive, dataset, chosen), spare, chosen, silent)
@@ -289,8 +279,8 @@ def _is_done(folder: Path, recipe: Recipe, split: Split) -> bool:
     from fingerspell.model import FORMAT
 
     expected = {"recipe.toml": recipe.to_toml(), "split.csv": split.to_csv()}
-    there = [folder / "report.html", folder / "probabilities.npz", *(folder / name for name in expected)]
-    if not all(path.exists() for path in there):
+    written = ("report.html", "probabilities.npz", "model/model.json", *expected)
+    if not all((folder / name).exists() for name in written):
         return False
     name, card = recipe.features.backbone, json.loads((folder / "model" / "model.json").read_text("utf-8"))
     if card["format"] != FORMAT:
@@ -327,8 +317,6 @@ def _prepare_folder(folder: Path, *, kind: str, overwrite: bool) -> None:
 
 def _digest(recipe: Recipe, dataset: Dataset, split: Split, engine: Engine) -> str:
     """Digest of all that decides the run's numbers: recipe, pictures, who is where, features; no path of a file."""
-    from fingerspell.recipes import OF_HANDS
-
     facts = asdict(recipe)
     facts["split"] = {name: v for name, v in facts["split"].items() if v is not None or name not in _NEWER}
     if not recipe.fine_tuning.enabled:  # a recipe keeps the digest it had before there was such a thing

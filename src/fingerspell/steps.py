@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from fingerspell import cache, evaluation, splits
-from fingerspell.alphabet import NON_LETTERS
+from fingerspell import cache, calibration, evaluation, splits
+from fingerspell.alphabet import LETTERS, NON_LETTERS
 from fingerspell.errors import DatasetError
 from fingerspell.groups import groups_of
+from fingerspell.hands import LOOKS, NAME, READER
+from fingerspell.images import CONDITIONS, VIEWS
+from fingerspell.neighbours import has_near_copy
+from fingerspell.recipes import OF_HANDS, is_taught, load_recipe, looks_for_hands, override
+from fingerspell.truth import rendered_among, true_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +38,22 @@ if TYPE_CHECKING:
     from fingerspell.recipes import Recipe
     from fingerspell.splits import Split
     from fingerspell.training import Trained
+
+    Rows = NDArray[np.float32]  # values ``hands.ROW`` of each picture, or of one
+
+_ENOUGH_TO_TEST = 5  # pictures a letter in a test folder, below which it is a sample and no test set
+
+
+def choose_recipe(archive: Archive, dataset: Dataset, name: str | None, overrides: dict[str, Any] | None) -> Recipe:
+    """Recipe of a name or file, or by the layout of the archive, with values in place of its own."""
+    return override(load_recipe(name or recipe_for(archive, dataset)), overrides or {})
+
+
+def recipe_for(archive: Archive, dataset: Dataset) -> str:
+    """Name of the recipe that fits a data set's layout: one with its own test folder of some size is `synthetic`."""
+    pictures = splits.measurable(dataset.pictures, rendered_of(archive, dataset.pictures))
+    tests = [p for p in pictures if p.part == "test" and p.label in LETTERS]
+    return "synthetic" if len(tests) >= _ENOUGH_TO_TEST * len({p.label for p in tests}) > 0 else "real"
 
 
 def choose_split(archive: Archive, dataset: Dataset, recipe: Recipe) -> Split:
@@ -61,8 +82,6 @@ def choose_split(archive: Archive, dataset: Dataset, recipe: Recipe) -> Split:
 
 def rendered_of(archive: Archive, pictures: Sequence[Picture]) -> frozenset[str]:
     """Ids of those pictures that were rendered."""
-    from fingerspell.truth import rendered_among
-
     return rendered_among(archive, [picture.id for picture in pictures])
 
 
@@ -81,9 +100,35 @@ def choose_others(archive: Archive, dataset: Dataset, recipe: Recipe) -> splits.
     return evaluation.others_of(replace(dataset, pictures=tuple(own)))
 
 
+def choose_spare_others(archive: Archive, dataset: Dataset, others: splits.Pictures, recipe: Recipe) -> splits.Pictures:
+    """Good pictures of no letter to teach a reader with, unlike the ``others``; as many of a kind as of a letter.
+
+    Signers are known of letters alone: where one of them may be tested, nobody knows whose the others are.
+    """
+    options = recipe.split
+    if not is_taught(recipe):
+        return ()
+    if options.groups or options.protocol == "groups" or (options.held_out and not archive.parts):
+        return ()
+    home = (options.held_out or "").partition("/")[0]  # the archive of who is held out
+    spare = [
+        p
+        for p in dataset.pictures
+        if p.label in NON_LETTERS
+        and not p.problem
+        and not (home and splits.is_within(p.id, home))
+        and not (options.protocol == "folders" and p.part == "test")
+    ]
+    # What is near to a rendered picture is so by chance.
+    rendered = dict.fromkeys(rendered_of(archive, spare) - {p.id for p in others}, "rendered")
+    known = has_near_copy(spare, others)
+    spare = [p for p, near in zip(spare, known, strict=True) if not near or p.id in rendered]
+    kept = set(splits.thinned(spare, options.per_group, rendered)) if options.per_group else set(spare)
+    return tuple(p for p in spare if p in kept)
+
+
 def _backbone(recipe: Recipe) -> Backbone:
     from fingerspell.backbones import load_backbone, untaught_reader
-    from fingerspell.hands import READER
 
     features = recipe.features
     if features.backbone == READER and not features.weights:
@@ -101,14 +146,13 @@ def _backbone(recipe: Recipe) -> Backbone:
 def _hands(recipe: Recipe) -> Hands | None:
     """What is done with the points of the hands; None where nothing looks for hands."""
     from fingerspell.engines import Hands
-    from fingerspell.recipes import looks_for_hands
 
     if not looks_for_hands(recipe):
         return None
-    return Hands(_search(recipe), crop=recipe.features.crop == "hand", joined=recipe.head.kind == "fusion")
+    return Hands(_hands_engine(recipe), crop=recipe.features.crop == "hand", joined=recipe.head.kind == "fusion")
 
 
-def _search(recipe: Recipe) -> HandsEngine:
+def _hands_engine(recipe: Recipe) -> HandsEngine:
     from fingerspell.engines import HandsEngine
     from fingerspell.hands import open_detector
 
@@ -119,9 +163,7 @@ def _search(recipe: Recipe) -> HandsEngine:
 def tune_backbone(
     archive: Archive, split: Split, spare: splits.Pictures, recipe: Recipe, on_progress: Progress
 ) -> Backbone:
-    """Backbone trained on the training pictures; validation and test pictures never come here."""
-    from fingerspell.recipes import is_taught
-
+    """Backbone trained on the training pictures; those of validation and test are not looked at."""
     if is_taught(recipe):
         return _teach(archive, split, spare, recipe, on_progress)
     return _fine_tune(archive, split, recipe, on_progress)
@@ -145,15 +187,12 @@ def _teach(archive: Archive, split: Split, spare: splits.Pictures, recipe: Recip
     )
 
 
-def _hands_of(
-    archive: Archive, pictures: splits.Pictures, recipe: Recipe, on_progress: Progress
-) -> NDArray[np.float32]:
+def _hands_of(archive: Archive, pictures: splits.Pictures, recipe: Recipe, on_progress: Progress) -> Rows:
     """Where the hand of each picture is, (N, ``hands.ROW``): the truth where it is known, else what MediaPipe says."""
     from fingerspell.features import extract, open_store
-    from fingerspell.images import VIEWS
 
-    def searched(others: splits.Pictures) -> NDArray[np.float32]:
-        teacher = _search(recipe)
+    def searched(others: splits.Pictures) -> Rows:
+        teacher = _hands_engine(recipe)
         with open_store(cache.features_folder(), teacher) as store:
             extract(archive, others, teacher, store, views=VIEWS[:1], on_progress=on_progress)
             return store.load(others, VIEWS[:1])[:, 0]
@@ -161,55 +200,18 @@ def _hands_of(
     return _rows(archive, pictures, searched)
 
 
-def _to_search(archive: Archive, pictures: splits.Pictures) -> splits.Pictures:
-    """Pictures of which nobody knows where the hand is."""
-    from fingerspell.truth import true_rows
-
+def _known_rows(archive: Archive, pictures: splits.Pictures) -> tuple[dict[str, Rows], splits.Pictures]:
+    """Rows of the pictures whose hand is known to be where, by id, and the pictures that are to be searched."""
     known = true_rows(archive, [picture.id for picture in pictures])
-    return tuple(picture for picture in pictures if picture.id not in known)
+    return known, tuple(picture for picture in pictures if picture.id not in known)
 
 
-def _rows(
-    archive: Archive, pictures: splits.Pictures, searched: Callable[[splits.Pictures], NDArray[np.float32]]
-) -> NDArray[np.float32]:
+def _rows(archive: Archive, pictures: splits.Pictures, searched: Callable[[splits.Pictures], Rows]) -> Rows:
     """Rows of pictures (N, ``hands.ROW``): the truth where it is known, else what is found when they are searched."""
-    from fingerspell.truth import true_rows
-
-    rows = true_rows(archive, [picture.id for picture in pictures])
-    others = tuple(picture for picture in pictures if picture.id not in rows)
+    rows, others = _known_rows(archive, pictures)
     if others:
         rows |= {picture.id: row for picture, row in zip(others, searched(others), strict=True)}
     return np.stack([rows[picture.id] for picture in pictures])
-
-
-def choose_spare_others(archive: Archive, dataset: Dataset, others: splits.Pictures, recipe: Recipe) -> splits.Pictures:
-    """Good pictures of no letter that nothing like is measured on, as many of each kind as of a letter, for a reader.
-
-    Signers are known of letters alone: where one of them may be tested, nobody knows whose the others are.
-    """
-    from fingerspell.neighbours import has_near_copy
-    from fingerspell.recipes import is_taught
-
-    options = recipe.split
-    if not is_taught(recipe):
-        return ()
-    if options.groups or options.protocol == "groups" or (options.held_out and not archive.parts):
-        return ()
-    home = (options.held_out or "").partition("/")[0]  # the archive of who is held out
-    spare = [
-        p
-        for p in dataset.pictures
-        if p.label in NON_LETTERS
-        and not p.problem
-        and not (home and splits.is_within(p.id, home))
-        and not (options.protocol == "folders" and p.part == "test")
-    ]
-    # What is near to a rendered picture is so by chance.
-    rendered = dict.fromkeys(rendered_of(archive, spare) - {p.id for p in others}, "rendered")
-    known = has_near_copy(spare, others)
-    spare = [p for p, near in zip(spare, known, strict=True) if not near or p.id in rendered]
-    kept = set(splits.thinned(spare, options.per_group, rendered)) if options.per_group else set(spare)
-    return tuple(p for p in spare if p in kept)
 
 
 def _fine_tune(archive: Archive, split: Split, recipe: Recipe, on_progress: Progress) -> Backbone:
@@ -217,7 +219,6 @@ def _fine_tune(archive: Archive, split: Split, recipe: Recipe, on_progress: Prog
     from fingerspell.engines import TorchEngine
     from fingerspell.features import extract, open_store
     from fingerspell.finetuning import fine_tune
-    from fingerspell.images import VIEWS
 
     hands = _hands(recipe)
     engine = TorchEngine(_backbone(recipe), replace(hands, joined=False) if hands else None)  # it learns of one look
@@ -242,7 +243,6 @@ def choose_engine(
 ) -> Engine:
     """What gives the features: the points of hands, or a backbone, fine-tuned first if the recipe says so."""
     from fingerspell.engines import open_engine
-    from fingerspell.hands import NAME
 
     features, hands = recipe.features, _hands(recipe)
     if hands and features.backbone == NAME:
@@ -267,9 +267,8 @@ def extract_features(
 ) -> Extraction:
     """Features of every picture in every view that this run looks at, and no other."""
     from fingerspell.features import Extraction, extract
-    from fingerspell.images import CONDITIONS, VIEWS
 
-    learnt = _to_search(archive, split.train) if _learns_points(recipe) else split.train
+    learnt = _known_rows(archive, split.train)[1] if _learns_points(recipe) else split.train
     wanted = [
         (learnt, _training_views(recipe)),
         (split.validation, VIEWS[:1]),
@@ -288,43 +287,35 @@ def extract_features(
 
 def _answers_itself(recipe: Recipe) -> bool:
     """Whether the backbone names the letters, alone or beside the points, so that no head learns from its features."""
-    from fingerspell.hands import READER
-
     return recipe.features.backbone == READER and recipe.head.kind in ("own", "fusion")
 
 
 def _learns_points(recipe: Recipe) -> bool:
     """Whether the points of hands are all that the head learns from, so that the truth about rendered ones will do."""
-    from fingerspell.hands import NAME
-
-    return recipe.features.backbone == NAME or (_answers_itself(recipe) and recipe.head.kind == "fusion")
+    return recipe.features.backbone == NAME or (recipe.features.backbone == READER and recipe.head.kind == "fusion")
 
 
 def _training_views(recipe: Recipe) -> tuple[View, ...]:
-    """Views that the head learns from. A hand that was looked for is mirrored to a right one as it is."""
-    from fingerspell.hands import NAME
-    from fingerspell.images import VIEWS
+    """Views that the head learns from; none if the backbone answers itself.
 
+    A hand that was looked for is mirrored to a right one as it is.
+    """
     if _answers_itself(recipe):
         return ()
-
     one_side = recipe.features.backbone == NAME or recipe.features.crop or recipe.head.kind == "fusion"
     return VIEWS if recipe.features.mirrored and not one_side else VIEWS[:1]
 
 
 def train_head(archive: Archive, store: FeatureStore, split: Split, recipe: Recipe, on_progress: Progress) -> Trained:
-    """Head trained on train and validation; test pictures never come here."""
-    from fingerspell.hands import LOOKS
+    """Head trained on train and validation; test pictures are not looked at."""
     from fingerspell.heads import FusionHead, own_head
-    from fingerspell.images import VIEWS
-    from fingerspell.recipes import OF_HANDS
     from fingerspell.training import Examples, Trained, train_linear, train_mlp, train_points
 
     labels = split.labels
     if recipe.head.kind == "own":
         return Trained(own_head(store.dimension, labels), [])
-    itself = own_head(store.dimension // LOOKS, labels) if _answers_itself(recipe) else None  # beside points, a look's
-    seen = store.hands if itself and store.hands else store  # beside such answers the points alone are learnt
+    own = own_head(store.dimension // LOOKS, labels) if _answers_itself(recipe) else None  # beside points, a look's
+    seen = store.hands if own and store.hands else store  # beside such answers the points alone are learnt
 
     def examples(pictures: splits.Pictures, features: NDArray[np.float32]) -> Examples:
         return Examples(features, np.array([labels.index(p.label) for p in pictures], np.int64))
@@ -341,13 +332,13 @@ def train_head(archive: Archive, store: FeatureStore, split: Split, recipe: Reci
             choose_on,
             classes=len(labels),
             options=recipe.head.points,
-            fusion=recipe.head.fusion if recipe.head.kind == "fusion" and not itself else None,
+            fusion=recipe.head.fusion if recipe.head.kind == "fusion" and not own else None,
             seed=recipe.seed,
             on_progress=on_progress,
         )
-        if not itself:
+        if not own:
             return trained
-        head = FusionHead(cast("PointsHead", trained.head), itself, recipe.head.fusion.points_weight)
+        head = FusionHead(cast("PointsHead", trained.head), own, recipe.head.fusion.points_weight)
         return Trained(head.eval(), [])  # what the points learnt is not the history of what is scored
     if recipe.head.kind == "mlp":
         return train_mlp(
@@ -365,9 +356,7 @@ def calibrate(store: FeatureStore, split: Split, head: nn.Module, risk: float) -
     """Temperature and threshold from the validation pictures."""
     import torch
 
-    from fingerspell import calibration
     from fingerspell.heads import probabilities
-    from fingerspell.images import VIEWS
 
     features = torch.from_numpy(store.load(split.validation, VIEWS[:1])[:, 0])
     targets = np.array([split.labels.index(p.label) for p in split.validation], np.int64)
@@ -379,7 +368,6 @@ def answer(store: FeatureStore, split: Split, others: splits.Pictures, head: nn.
     import torch
 
     from fingerspell.heads import probabilities
-    from fingerspell.images import CONDITIONS, VIEWS
 
     def answers(pictures: splits.Pictures, views: tuple[View, ...]) -> dict[View, Probabilities]:
         features = torch.from_numpy(store.load(pictures, views))

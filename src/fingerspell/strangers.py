@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy.stats import t as student
 
-from fingerspell import cache, calibration, metrics
+from fingerspell import cache, calibration, metrics, steps
 from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archives
 from fingerspell.calibration import Calibration
@@ -32,10 +32,9 @@ from fingerspell.groups import groups_of
 from fingerspell.images import CONDITIONS, VIEWS
 from fingerspell.neighbours import bursts
 from fingerspell.progress import silent
-from fingerspell.recipes import load_recipe, override
+from fingerspell.recipes import override
 from fingerspell.reporting import write_strangers
-from fingerspell.runs import recipe_for, train, train_everybody
-from fingerspell.truth import rendered_among
+from fingerspell.runs import train, train_everybody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -213,10 +212,10 @@ def _look(
 ) -> _Known:
     with open_archives(sources) as archive:
         dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
-        chosen = override(load_recipe(recipe or recipe_for(archive, dataset)), overrides)
+        chosen = steps.choose_recipe(archive, dataset, recipe, overrides)
         pictures = {picture.id: picture for picture in dataset.letters()}
         groups = groups_of(archive, list(pictures), chosen.split.groups)
-        return _Known(dataset.name, pictures, groups, rendered_among(archive, list(pictures)), chosen)
+        return _Known(dataset.name, pictures, groups, steps.rendered_of(archive, dataset.letters()), chosen)
 
 
 def _held_out(known: _Known, by: By) -> list[str]:
