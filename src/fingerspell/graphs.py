@@ -119,7 +119,7 @@ def keep_graph(backbone: Backbone, exported: Path, folder: Path) -> None:
     """Remember the backbone's part of an exported model, if its graph is not there yet."""
     path = _path(backbone, folder, ".onnx")
     if not path.exists():
-        part = Extractor(_load(exported)).extract_model(["pictures"], ["features"])
+        part = Extractor(_without_traces(_load(exported))).extract_model(["pictures"], ["features"])
         remember(path, part.SerializeToString())
 
 
@@ -188,9 +188,9 @@ def _exported_head(head: nn.Module, dimension: int) -> onnx.ModelProto:
     """Graph of a head that reads hands, and features of this dimension if it is not 0."""
     inputs = (torch.zeros(2, hands.ROW), torch.zeros(2, dimension))[: 2 if dimension else 1]
     names = ["hands", "above_features"][: len(inputs)]
-    data = _onnx(_Probabilities(head).eval(), inputs, names, "probabilities")
+    made = _onnx(_Probabilities(head).eval(), inputs, names, "probabilities")
     # No name may be one of the graph below.
-    return compose.add_prefix(onnx.load_from_string(data), "head.", rename_inputs=False, rename_outputs=False)
+    return compose.add_prefix(made, "head.", rename_inputs=False, rename_outputs=False)
 
 
 def _load(graph: Path) -> onnx.ModelProto:
@@ -212,11 +212,11 @@ def _path(backbone: Backbone, folder: Path, suffix: str) -> Path:
 def _export(backbone: Backbone) -> bytes:
     size = backbone.preprocessing.size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    return _onnx(backbone.network, (example,), ["pictures"], "features")
+    return bytes(_onnx(backbone.network, (example,), ["pictures"], "features").SerializeToString())
 
 
-def _onnx(network: nn.Module, examples: tuple[torch.Tensor, ...], inputs: list[str], output: str) -> bytes:
-    """ONNX file of a network whose inputs have any batch size."""
+def _onnx(network: nn.Module, examples: tuple[torch.Tensor, ...], inputs: list[str], output: str) -> onnx.ModelProto:
+    """Graph of a network whose inputs have any batch size."""
     batch = torch.export.Dim("batch")
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         path = Path(scratch) / "graph.onnx"
@@ -231,7 +231,7 @@ def _onnx(network: nn.Module, examples: tuple[torch.Tensor, ...], inputs: list[s
             external_data=False,
             verbose=False,
         )
-        return bytes(_without_traces(onnx.load(path)).SerializeToString())
+        return _without_traces(onnx.load(path))
 
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:

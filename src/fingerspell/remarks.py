@@ -147,9 +147,10 @@ def risk_not_kept(metrics: Metrics) -> str | None:
 def letter_without_letter(metrics: Metrics) -> str | None:
     """Warn that pictures of no letter get one."""
     found = metrics.get("calibration")
-    kinds = found["others"].values() if found else ()
-    pictures, named = (sum(kind[key] for kind in kinds) for key in ("pictures", "named"))
-    if not found or named <= RISK_FACTOR * found["risk"] * pictures:
+    if not found:
+        return None
+    pictures, named = (sum(kind[key] for kind in found["others"].values()) for key in ("pictures", "named"))
+    if named <= RISK_FACTOR * found["risk"] * pictures:
         return None
     return (
         f"Of {pictures} pictures of no letter {named / pictures:.0%} get one: the threshold was chosen on pictures of "

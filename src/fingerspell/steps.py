@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from fingerspell.engines import Engine, Hands, HandsEngine
     from fingerspell.evaluation import Answers
     from fingerspell.features import Extraction, FeatureStore
+    from fingerspell.hands import Row
     from fingerspell.heads import PointsHead
     from fingerspell.images import View
     from fingerspell.model import Probabilities
     from fingerspell.progress import Progress
     from fingerspell.recipes import Recipe
     from fingerspell.splits import Split
+    from fingerspell.teaching import Rows
     from fingerspell.training import Trained
-
-    Rows = NDArray[np.float32]  # values ``hands.ROW`` of each picture, or of one
 
 _ENOUGH_TO_TEST = 5  # pictures a letter in a test folder, below which it is a sample and no test set
 
@@ -200,7 +200,7 @@ def _hands_of(archive: Archive, pictures: splits.Pictures, recipe: Recipe, on_pr
     return _rows(archive, pictures, searched)
 
 
-def _known_rows(archive: Archive, pictures: splits.Pictures) -> tuple[dict[str, Rows], splits.Pictures]:
+def _known_rows(archive: Archive, pictures: splits.Pictures) -> tuple[dict[str, Row], splits.Pictures]:
     """Rows of the pictures whose hand is known to be where, by id, and the pictures that are to be searched."""
     known = true_rows(archive, [picture.id for picture in pictures])
     return known, tuple(picture for picture in pictures if picture.id not in known)

@@ -28,7 +28,6 @@ from fingerspell.dataset import scan
 from fingerspell.errors import RecipeError, RunError, SplitError
 from fingerspell.evaluation import read_probabilities
 from fingerspell.files import csv_text, write_text
-from fingerspell.groups import groups_of
 from fingerspell.images import CONDITIONS, VIEWS
 from fingerspell.neighbours import bursts
 from fingerspell.progress import silent
@@ -213,9 +212,10 @@ def _look(
     with open_archives(sources) as archive:
         dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
         chosen = steps.choose_recipe(archive, dataset, recipe, overrides)
-        pictures = {picture.id: picture for picture in dataset.letters()}
-        groups = groups_of(archive, list(pictures), chosen.split.groups)
-        return _Known(dataset.name, pictures, groups, steps.rendered_of(archive, dataset.letters()), chosen)
+        letters = dataset.letters()
+        groups = steps.choose_groups(archive, letters, chosen)
+        pictures = {picture.id: picture for picture in letters}
+        return _Known(dataset.name, pictures, groups, steps.rendered_of(archive, letters), chosen)
 
 
 def _held_out(known: _Known, by: By) -> list[str]:
