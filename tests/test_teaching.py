@@ -95,7 +95,7 @@ def test_rendered_hands_are_taught_first_and_once_for_all_who_follow(archive_pat
                 )
             )
     steps = [total for stage, step, total in told if stage == "Fine-tuning" and step == total]
-    assert steps == [8, 4, 4]  # four times as many epochs of six pictures as of thirteen
+    assert steps == [3, 4, 4]  # three epochs of six pictures before two of thirteen
     assert taught[0] != taught[1]
     assert len([*tmp_path.glob("*/weights.safetensors")]) == 3
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _VERSION = 6
 
 _SIDE = 128  # pixels of a training picture: of the public sets few have more
-_RENDERED_FIRST = 4  # epochs of rendered hands for each epoch of all: they come in any number, and are exact
+_RENDERED_FIRST = 1.6  # epochs of rendered hands for each epoch of all: they come in any number, and are exact
 _NO_LETTER = ANSWERS - 1
 _WITHOUT_HAND = ("nothing", "Blank")
 _DOUBTFUL = 0.4  # trust in points that the teacher found only with low confidence
@@ -122,7 +122,7 @@ def teach(  # noqa: PLR0913 - what a reader is taught with
 
     taught, rendered = backbone, rows[:, hands.STEP] == hands.DRAWN
     if rendered.any():
-        taught = stage(taught, rendered, _RENDERED_FIRST * options.epochs)
+        taught = stage(taught, rendered, round(_RENDERED_FIRST * options.epochs))
     taught = stage(taught, np.ones_like(rendered), options.epochs)
     eye = cast("Reader", taught.network.layers).eye
     # Weights that 16 bits hold: a model is stored in half the room, and none the worse.
