@@ -169,6 +169,15 @@ def test_no_letter_makes_all_letters_equally_likely() -> None:
     torch.testing.assert_close(letters, torch.full_like(letters, 1 / 26))
 
 
+def test_the_view_has_more_of_a_say_than_the_points() -> None:
+    none = torch.zeros(1)
+    view, points = torch.zeros(2, 1, reader.ANSWERS)
+    view[0, 0] = points[0, 1] = 4
+    answer = reader._answer(reader.Look(torch.zeros(1, POINTS, 3), none, none, view, points, none, none, none)).log()
+    assert float(answer[0, 0] - answer[0, 2]) == pytest.approx(3)
+    assert float(answer[0, 1] - answer[0, 2]) == pytest.approx(1)
+
+
 def test_graph_agrees_with_torch_and_places_the_hand_of_each_picture_of_a_batch(tmp_path: Path) -> None:
     network = untaught_reader().network
     with torch.no_grad():
