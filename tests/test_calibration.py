@@ -54,6 +54,26 @@ def test_a_model_that_is_always_wrong_names_nothing() -> None:
     assert calibration.fit(probabilities, (probabilities.argmax(axis=1) + 1) % 4, risk=0.05).threshold > 1
 
 
+def test_few_pictures_of_no_letter_get_one_and_no_fewer_than_need_be() -> None:
+    letters = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 5]
+    sure = np.linspace(0.4, 0.9, 100, dtype=np.float32)
+    others = np.stack([sure, *[(1 - sure) / 3] * 3], axis=1)
+    fitted = calibration.fit(letters, letters.argmax(axis=1), risk=0.05, on_others=others)
+    assert (calibration.temper(others, fitted.temperature).max(axis=1) >= fitted.threshold).sum() == 5
+    assert fitted.threshold < 1
+
+
+def test_a_model_that_is_sure_of_pictures_of_no_letter_names_nothing() -> None:
+    letters = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 5]
+    assert calibration.fit(letters, letters.argmax(axis=1), risk=0.05, on_others=letters).threshold > 1
+
+
+def test_without_pictures_of_no_letter_the_letters_decide() -> None:
+    probabilities, targets = answers(1000, 2.0)
+    none = np.empty((0, 5), np.float32)
+    assert calibration.fit(probabilities, targets, 0.1, on_others=none) == calibration.fit(probabilities, targets, 0.1)
+
+
 def test_tempering_keeps_the_order_and_the_sum() -> None:
     probabilities, _ = answers(100, 1.0)
     tempered = calibration.temper(probabilities, 4.0)
@@ -79,7 +99,7 @@ def test_risk_and_coverage_by_hand() -> None:
 def test_weights_count_pictures_several_times() -> None:
     probabilities, targets = answers(1000, 2.0)
     weights = np.random.default_rng(0).integers(1, 4, 1000)
-    weighted = calibration.fit(probabilities, targets, 0.1, weights.astype(float))
+    weighted = calibration.fit(probabilities, targets, 0.1, weights=weights.astype(float))
     repeated = calibration.fit(probabilities.repeat(weights, axis=0), targets.repeat(weights), 0.1)
     assert weighted.temperature == pytest.approx(repeated.temperature, rel=1e-3)
     assert weighted.threshold == pytest.approx(repeated.threshold, abs=5e-3)

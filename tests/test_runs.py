@@ -22,13 +22,14 @@ from PIL import Image
 
 from conftest import cache_with, noisy_picture
 from fingerspell import hands, runs, steps
-from fingerspell.archive import Archive, open_archive
+from fingerspell.archive import Archive, open_archive, open_archives
 from fingerspell.backbones import Backbone
 from fingerspell.compare import compare, entries_in
 from fingerspell.dataset import scan
 from fingerspell.errors import DatasetError, MissingDependencyError, ModelError, RunError, SplitError
 from fingerspell.images import CONDITIONS, decode, resize
 from fingerspell.model import load_model
+from fingerspell.neighbours import has_near_copy
 from fingerspell.testing import FakeDetector, fake_backbone, fake_reader
 from pictures import encode, write_folder, write_zip
 
@@ -123,6 +124,23 @@ def test_files_agree_with_each_other(run: runs.Run) -> None:
 def test_test_set_is_the_first_frames(run: runs.Run) -> None:
     tests = [row["id"] for row in rows(run.folder / "split.csv") if row["role"] == "test"]
     assert sorted(tests) == sorted(f"set/{letter}/{letter}{number}.png" for letter in "ABCJU" for number in range(10))
+
+
+def test_pictures_of_no_letter_raise_the_threshold_and_others_test_it(tmp_path: Path) -> None:
+    files = {f"{x}/{x}{n}.png": noisy_picture(x, n) for x in "ABC" for n in range(40)}
+    easy = runs.train(write_zip(tmp_path / "easy.zip", files), overrides=SMALL, out=tmp_path / "easy")
+    assert easy.metrics["calibration"]["threshold"] == 0
+    files |= {f"nothing/{n}.png": noisy_picture("?", n) for n in range(60)}
+    archive = write_zip(tmp_path / "honest.zip", files)
+    honest = runs.train(archive, overrides=SMALL, out=tmp_path / "honest").metrics["calibration"]
+    assert 0 < honest["threshold"] < 1
+    others = honest["others"]["nothing"]
+    assert 20 < others["pictures"] < 40  # about half of them; the threshold is of the other half
+    assert others["named"] / others["pictures"] < 0.2
+    with open_archive(archive) as opened:
+        choosing, testing = steps.choose_others(opened, scan(opened), steps.load_recipe("real"))
+    assert len({p.id for p in (*choosing, *testing)}) == 60
+    assert not has_near_copy(choosing, testing).any()
 
 
 def test_second_run_reads_no_picture_and_other_head_too(
@@ -592,6 +610,11 @@ class TestReader:
         runs.train([letters_zip, other], recipe="reader", overrides=self.RECIPE | held_out, out=tmp_path / "run")
         assert {p.id.split("/")[0] for p in lessons[0][2]} == {"other"}
         assert {p.label for p in lessons[0][2]} == {"A", "B", "nothing"}
+        with open_archives([letters_zip, other]) as archive:
+            recipe = steps.choose_recipe(archive, scan(archive), "reader", self.RECIPE | held_out)
+            choosing, testing = steps.choose_others(archive, scan(archive), recipe)
+        assert not choosing
+        assert {p.id.split("/")[0] for p in testing} == {"letters"}
 
     def test_the_hand_is_placed_on_the_picture_and_not_on_its_square(
         self, letters_zip: Path, tmp_path: Path, lessons: list[tuple[Any, ...]]

@@ -1,8 +1,8 @@
 """How far a model's probabilities can be believed, and when it should say nothing.
 
 A temperature (Guo et al., "On Calibration of Modern Neural Networks", 2017) is fitted on validation pictures, and a
-threshold is chosen there for a stated risk: the share of wrong letters among those that are named. Both hold for
-pictures like those of validation, and for no others.
+threshold is chosen for a stated risk: the share of wrong letters among those that are named, and the share of pictures
+of no letter that get one. Both hold for pictures like these, and for no others.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Calibration:
     threshold : float
         Probability of the best letter below which a model says "no letter".
     risk : float
-        Share of wrong letters among those named that the threshold was chosen for.
+        That the threshold was chosen for: of the letters named so many may be wrong, of pictures of no letter so many
+        may get one.
     """
 
     temperature: float
@@ -45,7 +46,12 @@ class Calibration:
 
 
 def fit(
-    probabilities: Probabilities, targets: NDArray[np.int64], risk: float, weights: NDArray[np.float64] | None = None
+    probabilities: Probabilities,
+    targets: NDArray[np.int64],
+    risk: float,
+    *,
+    weights: NDArray[np.float64] | None = None,
+    on_others: Probabilities | None = None,
 ) -> Calibration:
     """Temperature of the least log loss, and the lowest threshold that keeps the risk.
 
@@ -59,6 +65,8 @@ def fit(
         Between 0 and 1.
     weights
         Of the pictures, (N,): so that a group of many does not outvote the others; None for all alike.
+    on_others
+        Probabilities of pictures of no letter, (M, classes), at temperature 1; None if there are none.
     """
     weights = np.ones(len(targets)) if weights is None else weights
     logits = np.log(np.maximum(probabilities.astype(float), _LEAST))
@@ -72,7 +80,10 @@ def fit(
     found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded")
     temperature = float(np.exp(found.x))
     confidence, correct = best(temper(probabilities, temperature), targets)
-    return Calibration(temperature, _threshold(confidence, correct, risk, weights), risk)
+    threshold = _threshold(confidence, correct, risk, weights)
+    if on_others is not None:
+        threshold = max(threshold, _silence(temper(on_others, temperature).max(axis=1), risk))
+    return Calibration(temperature, threshold, risk)
 
 
 def temper(probabilities: Probabilities, temperature: float) -> Probabilities:
@@ -122,3 +133,12 @@ def _threshold(confidence: NDArray[np.float32], correct: Correct, risk: float, w
     if kept[-1] == len(order) - 1:
         return 0.0  # even naming all of them keeps it
     return float(confidence[order[kept[-1]]])
+
+
+def _silence(confidence: NDArray[np.float32], risk: float) -> float:
+    """Lowest threshold at which at most ``risk`` of pictures of no letter (M,) get one."""
+    may_be_named = int(risk * len(confidence))
+    if may_be_named >= len(confidence):
+        return 0.0
+    surest_refused = np.sort(confidence)[::-1][may_be_named]
+    return float(np.nextafter(surest_refused, np.float32(2)))

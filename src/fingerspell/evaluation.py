@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from fingerspell.archive import Archive
     from fingerspell.calibration import Calibration
-    from fingerspell.dataset import Dataset, Picture
+    from fingerspell.dataset import Picture
     from fingerspell.images import View
     from fingerspell.model import Model, Probabilities
     from fingerspell.progress import Progress
@@ -40,7 +40,7 @@ Item = TypeVar("Item")
 CONDITION_PICTURES = 10  # of each letter: 260 pictures show a drop of a few points, and cost little beside the rest
 _PROBABILITIES = "probabilities.npz"
 _LEAST = 1e-12  # a probability that was rounded to 0
-_OTHERS = 200  # pictures of no letter: a share of a few percent shows
+OTHERS = 200  # pictures of no letter: a share of a few percent shows
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,9 @@ def condition_sample(pictures: Sequence[Picture]) -> list[int]:
     return sorted(row for own in rows.values() for row in _spaced(own, CONDITION_PICTURES))
 
 
-def others_of(dataset: Dataset) -> tuple[Picture, ...]:
+def others_of(pictures: Sequence[Picture], count: int = OTHERS) -> tuple[Picture, ...]:
     """Some good pictures of no letter, evenly spaced."""
-    found = [picture for picture in dataset.pictures if not picture.problem and picture.label in NON_LETTERS]
-    return tuple(_spaced(found, _OTHERS))
+    return tuple(_spaced([p for p in pictures if not p.problem and p.label in NON_LETTERS], count))
 
 
 def _spaced(items: list[Item], count: int) -> list[Item]:

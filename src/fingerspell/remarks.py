@@ -153,8 +153,8 @@ def letter_without_letter(metrics: Metrics) -> str | None:
     if named <= RISK_FACTOR * found["risk"] * pictures:
         return None
     return (
-        f"Of {pictures} pictures of no letter {named / pictures:.0%} get one: the threshold was chosen on pictures of "
-        f"letters alone. {_STRANGERS}"
+        f"Of {pictures} pictures of no letter {named / pictures:.0%} get one: the threshold was chosen on other "
+        f"pictures. {_STRANGERS}"
     )
 
 

@@ -109,13 +109,14 @@ def train(
         with clock.stage("scan"):
             dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
         chosen = steps.choose_recipe(archive, dataset, recipe, overrides)
-        split, others = steps.choose_split(archive, dataset, chosen), steps.choose_others(archive, dataset, chosen)
+        split = steps.choose_split(archive, dataset, chosen)
+        refused, others = steps.choose_others(archive, dataset, chosen)
         if keep and out and not overwrite and _is_done(Path(out), chosen, split):
             return Run(Path(out), json.loads((Path(out) / "metrics.json").read_text("utf-8")), clock.seconds)
         if chosen.fine_tuning.enabled and out:
             _prepare_folder(Path(out), kind="run", overwrite=overwrite)  # before hours of training
         with clock.stage("backbone"):
-            spare = steps.choose_spare_others(archive, dataset, others, chosen)
+            spare = steps.choose_spare_others(archive, dataset, (*refused, *others), chosen)
             engine = steps.choose_engine(archive, split, spare, chosen, on_progress)
         default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, engine)[:8]}"
         folder = Path(out) if out else default
@@ -124,10 +125,12 @@ def train(
         write_text(folder / "split.csv", split.to_csv())
         with open_store(cache.features_folder(), engine) as store:
             with clock.stage("features"):
-                extraction = steps.extract_features(archive, split, others, engine, store, chosen, on_progress)
+                extraction = steps.extract_features(
+                    archive, split, (*refused, *others), engine, store, chosen, on_progress
+                )
             with clock.stage("head"):
                 trained = steps.train_head(archive, store, split, chosen, on_progress)
-                fitted = steps.calibrate(store, split, trained.head, chosen.risk)
+                fitted = steps.calibrate(store, split, refused, trained.head, chosen.risk)
                 head = tempered(trained.head, fitted.temperature)
                 answers = steps.answer(store, split, others, head)
             with clock.stage("precision"):
@@ -167,7 +170,8 @@ def help_to_train(
         dataset = scan(archive, memory=cache.scans_folder())
         chosen = steps.choose_recipe(archive, dataset, recipe, overrides)
         if chosen.fine_tuning.enabled:
-            spare = steps.choose_spare_others(archive, dataset, steps.choose_others(archive, dataset, chosen), chosen)
+            refused, others = steps.choose_others(archive, dataset, chosen)
+            spare = steps.choose_spare_others(archive, dataset, (*refused, *others), chosen)
             steps.tune_backbone(archive, steps.choose_split(archive, dataset, chosen), spare, chosen, silent)
 
 
@@ -205,7 +209,7 @@ def evaluate(
         _prepare_folder(folder, kind="evaluation", overwrite=overwrite)
         with clock.stage("recognition"):
             answers = evaluation.answer(
-                model, archive, pictures, evaluation.others_of(dataset), on_progress=on_progress
+                model, archive, pictures, evaluation.others_of(dataset.pictures), on_progress=on_progress
             )
         summary = evaluation.summarise(
             answers,

@@ -14,7 +14,7 @@ from fingerspell.errors import DatasetError
 from fingerspell.groups import groups_of
 from fingerspell.hands import LOOKS, NAME, READER
 from fingerspell.images import CONDITIONS, VIEWS
-from fingerspell.neighbours import has_near_copy
+from fingerspell.neighbours import bursts, has_near_copy
 from fingerspell.recipes import OF_HANDS, is_taught, load_recipe, looks_for_hands, override
 from fingerspell.truth import rendered_among, true_rows
 
@@ -90,14 +90,22 @@ def choose_groups(archive: Archive, pictures: Sequence[Picture], recipe: Recipe)
     return groups_of(archive, [picture.id for picture in pictures], recipe.split.groups)
 
 
-def choose_others(archive: Archive, dataset: Dataset, recipe: Recipe) -> splits.Pictures:
-    """Some pictures of no letter: of the group that is held out, if one is."""
+def choose_others(archive: Archive, dataset: Dataset, recipe: Recipe) -> tuple[splits.Pictures, splits.Pictures]:
+    """Some pictures of no letter to choose the threshold with, and some to test it with, of other bursts.
+
+    Where a group is held out its own test, and there are none to choose with.
+    """
     held_out = recipe.split.held_out
-    if held_out is None:
-        own = splits.measurable(dataset.pictures, rendered_of(archive, dataset.pictures))
-    else:
-        own = [picture for picture in dataset.pictures if splits.is_within(picture.id, held_out)]
-    return evaluation.others_of(replace(dataset, pictures=tuple(own)))
+    if held_out is not None:
+        return (), evaluation.others_of([p for p in dataset.pictures if splits.is_within(p.id, held_out)])
+    found = splits.measurable(dataset.pictures, rendered_of(archive, dataset.pictures))
+    found = [p for p in found if p.label in NON_LETTERS and not p.problem]
+    parts = bursts(found) % 2
+    choosing, testing = (
+        evaluation.others_of([p for p, own in zip(found, parts, strict=True) if own == part], evaluation.OTHERS // 2)
+        for part in (1, 0)
+    )
+    return choosing, testing
 
 
 def choose_spare_others(archive: Archive, dataset: Dataset, others: splits.Pictures, recipe: Recipe) -> splits.Pictures:
@@ -352,15 +360,17 @@ def train_head(archive: Archive, store: FeatureStore, split: Split, recipe: Reci
     return train_linear(train_on, choose_on, classes=len(labels), options=recipe.head.linear, on_progress=on_progress)
 
 
-def calibrate(store: FeatureStore, split: Split, head: nn.Module, risk: float) -> Calibration:
-    """Temperature and threshold from the validation pictures."""
+def calibrate(store: FeatureStore, split: Split, others: splits.Pictures, head: nn.Module, risk: float) -> Calibration:
+    """Temperature and threshold from the validation pictures, and from some of no letter."""
     import torch
 
     from fingerspell.heads import probabilities
 
-    features = torch.from_numpy(store.load(split.validation, VIEWS[:1])[:, 0])
+    def answers(pictures: splits.Pictures) -> Probabilities:
+        return probabilities(head, torch.from_numpy(store.load(pictures, VIEWS[:1])[:, 0])).numpy()
+
     targets = np.array([split.labels.index(p.label) for p in split.validation], np.int64)
-    return calibration.fit(probabilities(head, features).numpy(), targets, risk)
+    return calibration.fit(answers(split.validation), targets, risk, on_others=answers(others))
 
 
 def answer(store: FeatureStore, split: Split, others: splits.Pictures, head: nn.Module) -> Answers:

@@ -187,7 +187,8 @@ def fit(folds: Sequence[Fold], risk: float) -> Calibration:
         np.concatenate([fold.probabilities for fold in folds]),
         np.concatenate([fold.targets for fold in folds]),
         risk,
-        np.concatenate([np.full(len(fold.targets), 1 / len(fold.targets)) for fold in folds]),
+        weights=np.concatenate([np.full(len(fold.targets), 1 / len(fold.targets)) for fold in folds]),
+        on_others=np.concatenate([fold.on_others for fold in folds]),
     )
 
 

@@ -152,7 +152,7 @@ class Recipe:
     features: FeatureOptions = field(default_factory=FeatureOptions)
     fine_tuning: FineTuningOptions = field(default_factory=FineTuningOptions)
     head: HeadOptions = field(default_factory=HeadOptions)
-    risk: Share = 0.05  # of the letters that a model names, as many may be wrong; where it is less sure it names none
+    risk: Share = 0.05  # share of named letters that may be wrong, and of pictures of no letter that may get one
 
     def to_toml(self) -> str:
         """Complete text of the recipe; a value of None is left out, as TOML has none."""
