@@ -30,6 +30,7 @@ from fingerspell.errors import DatasetError, MissingDependencyError, ModelError,
 from fingerspell.images import CONDITIONS, decode, resize
 from fingerspell.model import load_model
 from fingerspell.neighbours import has_near_copy
+from fingerspell.recipes import load_recipe
 from fingerspell.testing import FakeDetector, fake_backbone, fake_reader
 from pictures import encode, write_folder, write_zip
 
@@ -138,7 +139,7 @@ def test_pictures_of_no_letter_raise_the_threshold_and_others_test_it(tmp_path: 
     assert 20 < others["pictures"] < 40  # about half of them; the threshold is of the other half
     assert others["named"] / others["pictures"] < 0.2
     with open_archive(archive) as opened:
-        choosing, testing = steps.choose_others(opened, scan(opened), steps.load_recipe("real"))
+        choosing, testing = steps.choose_others(opened, scan(opened), load_recipe("real"))
     assert len({p.id for p in (*choosing, *testing)}) == 60
     assert not has_near_copy(choosing, testing).any()
 
@@ -320,8 +321,6 @@ def test_a_finished_run_is_kept_only_if_it_is_the_same(letters_zip: Path, run: r
 def test_a_recipe_without_newer_values_keeps_its_digest() -> None:
     """Folders of older runs are found again."""
     from types import SimpleNamespace
-
-    from fingerspell.recipes import load_recipe
 
     parts: Any = (
         SimpleNamespace(digest="d"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +81,7 @@ def test_a_reader_of_rendered_hands_needs_no_teacher(rendered: Path, monkeypatch
     np.testing.assert_array_equal(rows, [expected[picture.id] for picture in pictures])
 
 
-def test_points_of_rendered_hands_are_learnt_as_they_are(
+def test_points_of_rendered_hands_are_learnt_as_the_detector_sees_them(
     rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learnt: list[np.ndarray] = []
@@ -100,27 +99,15 @@ def test_points_of_rendered_hands_are_learnt_as_they_are(
         )
         for name, first in (("one", 0), ("other", 10))
     )
-    drawn = Path(shutil.copytree(rendered, tmp_path / "drawn"))
-    (drawn / "Train_Alphabet" / "A" / "strange.png").write_bytes(noisy_picture("A", 30))  # of which nobody knows
-    overrides = {"split.protocol": "leave-one-group-out", "split.held_out": "other", "head.points.epochs": 1}
-    runs.train(
-        [one, other, drawn],
-        recipe="real",
-        overrides=overrides | {"features.backbone": "hand-landmarks"},
-        out=tmp_path / "run",
-    )
+    held_out = {"split.protocol": "leave-one-group-out", "split.held_out": "other"}
+    points = {"features.backbone": "hand-landmarks", "head.points.epochs": 1}
+    runs.train([one, other, rendered], recipe="real", overrides=held_out | points, out=tmp_path / "run")
     with (tmp_path / "run" / "split.csv").open(newline="") as file:
         taught = [row["id"] for row in csv.DictReader(file) if row["role"] == "train"]
-    with open_archive(drawn) as archive:
-        true = true_rows(archive, [name.removeprefix("drawn/") for name in taught if name.startswith("drawn/")])
-    assert len(true) > 60
-    assert "drawn/Train_Alphabet/A/strange.png" in taught
-    for name, row in zip(taught, learnt[0], strict=True):
-        expected = true.get(name.removeprefix("drawn/"))
-        if expected is None:
-            assert row[hands.SURE] == pytest.approx(0.9)  # as the detector says it
-        else:
-            np.testing.assert_array_equal(row, expected)
+    assert sum(name.startswith("rendered/") for name in taught) > 60
+    assert len(learnt[0]) == len(taught)
+    np.testing.assert_allclose(learnt[0][:, hands.SURE], 0.9, rtol=1e-6)  # of the truth it would be 1
+    assert (learnt[0][:, hands.STEP] != hands.DRAWN).all()
 
 
 def test_a_sign_that_is_no_letter_is_still_a_hand(rendered: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fingerspell.recipes import OF_HANDS, is_taught, load_recipe, looks_for_hand
 from fingerspell.truth import rendered_among, true_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import nn
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from fingerspell.engines import Engine, Hands, HandsEngine
     from fingerspell.evaluation import Answers
     from fingerspell.features import Extraction, FeatureStore
-    from fingerspell.hands import Row
     from fingerspell.heads import PointsHead
     from fingerspell.images import View
     from fingerspell.model import Probabilities
@@ -199,26 +198,13 @@ def _hands_of(archive: Archive, pictures: splits.Pictures, recipe: Recipe, on_pr
     """Where the hand of each picture is, (N, ``hands.ROW``): the truth where it is known, else what MediaPipe says."""
     from fingerspell.features import extract, open_store
 
-    def searched(others: splits.Pictures) -> Rows:
+    rows = true_rows(archive, [picture.id for picture in pictures])
+    if others := tuple(picture for picture in pictures if picture.id not in rows):
         teacher = _hands_engine(recipe)
         with open_store(cache.features_folder(), teacher) as store:
             extract(archive, others, teacher, store, views=VIEWS[:1], on_progress=on_progress)
-            return store.load(others, VIEWS[:1])[:, 0]
-
-    return _rows(archive, pictures, searched)
-
-
-def _known_rows(archive: Archive, pictures: splits.Pictures) -> tuple[dict[str, Row], splits.Pictures]:
-    """Rows of the pictures whose hand is known to be where, by id, and the pictures that are to be searched."""
-    known = true_rows(archive, [picture.id for picture in pictures])
-    return known, tuple(picture for picture in pictures if picture.id not in known)
-
-
-def _rows(archive: Archive, pictures: splits.Pictures, searched: Callable[[splits.Pictures], Rows]) -> Rows:
-    """Rows of pictures (N, ``hands.ROW``): the truth where it is known, else what is found when they are searched."""
-    rows, others = _known_rows(archive, pictures)
-    if others:
-        rows |= {picture.id: row for picture, row in zip(others, searched(others), strict=True)}
+            found = store.load(others, VIEWS[:1])[:, 0]
+        rows |= {picture.id: row for picture, row in zip(others, found, strict=True)}
     return np.stack([rows[picture.id] for picture in pictures])
 
 
@@ -276,9 +262,8 @@ def extract_features(
     """Features of every picture in every view that this run looks at, and no other."""
     from fingerspell.features import Extraction, extract
 
-    learnt = _known_rows(archive, split.train)[1] if _learns_points(recipe) else split.train
     wanted = [
-        (learnt, _training_views(recipe)),
+        (split.train, _training_views(recipe)),
         (split.validation, VIEWS[:1]),
         (split.test, VIEWS[:1]),
         (others, VIEWS[:1]),
@@ -287,7 +272,7 @@ def extract_features(
     done = Extraction()
     if store.hands and engine.hands and _answers_itself(recipe):  # the points of training pictures alone are learnt
         search = engine.hands.engine
-        done += extract(archive, learnt, search, store.hands, views=VIEWS[:1], on_progress=on_progress)
+        done += extract(archive, split.train, search, store.hands, views=VIEWS[:1], on_progress=on_progress)
     for pictures, views in wanted:
         done += extract(archive, pictures, engine, store, views=views, on_progress=on_progress)
     return done
@@ -296,11 +281,6 @@ def extract_features(
 def _answers_itself(recipe: Recipe) -> bool:
     """Whether the backbone names the letters, alone or beside the points, so that no head learns from its features."""
     return recipe.features.backbone == READER and recipe.head.kind in ("own", "fusion")
-
-
-def _learns_points(recipe: Recipe) -> bool:
-    """Whether the points of hands are all that the head learns from, so that the truth about rendered ones will do."""
-    return recipe.features.backbone == NAME or (recipe.features.backbone == READER and recipe.head.kind == "fusion")
 
 
 def _training_views(recipe: Recipe) -> tuple[View, ...]:
@@ -328,11 +308,8 @@ def train_head(archive: Archive, store: FeatureStore, split: Split, recipe: Reci
     def examples(pictures: splits.Pictures, features: NDArray[np.float32]) -> Examples:
         return Examples(features, np.array([labels.index(p.label) for p in pictures], np.int64))
 
-    if _learns_points(recipe):
-        learnt = _rows(archive, split.train, lambda others: seen.load(others, VIEWS[:1])[:, 0])[:, None]
-    else:
-        learnt = seen.load(split.train, _training_views(recipe))
-    train_on = examples(split.train, learnt)
+    views = VIEWS[:1] if own else _training_views(recipe)
+    train_on = examples(split.train, seen.load(split.train, views))
     choose_on = examples(split.validation, seen.load(split.validation, VIEWS[:1]))
     if recipe.head.kind in OF_HANDS:
         trained = train_points(
