@@ -75,8 +75,9 @@ a still picture they are a guess.
   {len(card.labels)} letters{static_too}. {_meaning(card)}
 {_inputs(card)}
 - **Output** probabilities of {", ".join(card.labels)}, in this order.
-- **No letter** where the best probability is below {card.threshold:.2f}: chosen so that {card.risk:.0%} of the letters
-  named on {fitted_on} are wrong. Probabilities are calibrated there too (temperature {card.temperature:.2f}).
+- **No letter** where the best probability is below {card.threshold:.2f}: chosen so that at most {card.risk:.0%} of the
+  letters named on {fitted_on} are wrong and, where there were any, as few pictures of no letter get one.
+  Probabilities are calibrated there too (temperature {card.temperature:.2f}).
 - **Network** {backbone["backbone"]} (weights sha256 `{backbone["weights"][:16]}`), head `{card.head}`.
 - **Recipe** {trained["recipe"]} (sha256 `{trained["recipe_sha256"][:16]}`), pictures sha256
   `{trained["pictures_sha256"][:16]}`.
