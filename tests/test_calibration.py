@@ -49,6 +49,21 @@ def test_a_model_that_is_always_right_names_everything() -> None:
     assert np.isfinite(fitted.temperature)
 
 
+def test_no_mistake_on_validation_is_no_reason_to_be_surer() -> None:
+    rng = np.random.default_rng(0)
+    sure, unsure = rng.uniform(0.9, 0.999, 500), rng.uniform(0.3, 0.6, 100)
+    letters, others = (np.stack([p, 1 - p], axis=1).astype(np.float32) for p in (sure, np.maximum(unsure, 0.5)))
+    fitted = calibration.fit(letters, np.zeros(500, np.int64), risk=0.05, on_others=others)
+    assert fitted.temperature >= 1
+    assert (calibration.temper(letters, fitted.temperature).max(axis=1) >= fitted.threshold).all()
+
+
+def test_pictures_of_which_it_is_as_sure_are_named_together() -> None:
+    probabilities = np.tile(np.array([0.8, 0.2], np.float32), (20, 1))
+    targets = np.array([0] * 10 + [1] * 10)  # a lost hand, say: the same answer of each, first right, then wrong
+    assert calibration.fit(probabilities, targets, risk=0.05).threshold > 1
+
+
 def test_a_model_that_is_always_wrong_names_nothing() -> None:
     probabilities = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 5]
     assert calibration.fit(probabilities, (probabilities.argmax(axis=1) + 1) % 4, risk=0.05).threshold > 1

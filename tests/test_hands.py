@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError
@@ -16,6 +17,7 @@ import pytest
 from fingerspell import cache, hands, images
 from fingerspell.archive import open_archive
 from fingerspell.errors import BackboneError, MissingDependencyError
+from pictures import write_zip
 
 Answer = Callable[[np.ndarray], Any]
 
@@ -193,7 +195,7 @@ class TestModelFile:
 
     def test_another_file_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(hands, "_download", lambda _: b"a login page")
-        with pytest.raises(BackboneError, match=r"found a file with sha256 \w{16}, expected c7b9b7ada5266ce6"):
+        with pytest.raises(BackboneError, match=r"found a file with sha256 \w{16}, expected fbc2a30080c3c557"):
             hands.open_detector()
         assert not cache.models_folder().exists()
 
@@ -204,6 +206,18 @@ class TestModelFile:
         monkeypatch.setattr(hands, "_download", fail)
         with pytest.raises(BackboneError, match=r"cannot be fetched \(name resolution failed\).*--hand-model FILE"):
             hands.open_detector()
+
+    def test_a_bundle_that_was_packed_again_is_the_same_model(self, tmp_path: Path) -> None:
+        networks = {"hand_detector.tflite": b"finds", "hand_landmarks_detector.tflite": b"reads"}
+        packed = [write_zip(tmp_path / "one.task", networks), tmp_path / "again.task"]
+        with zipfile.ZipFile(packed[1], "w", zipfile.ZIP_DEFLATED) as bundle:
+            for name in reversed(networks):
+                bundle.writestr(name, networks[name])
+        assert packed[0].read_bytes() != packed[1].read_bytes()
+        first, again = (hands.open_detector(path).identity for path in packed)
+        assert first == again
+        other = write_zip(tmp_path / "other.task", networks | {"hand_detector.tflite": b"misses"})
+        assert hands.open_detector(other).identity != first
 
     def test_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(BackboneError, match=r"there is no such model file .* Check --hand-model"):

@@ -14,6 +14,7 @@ from fingerspell.remarks import (
     chosen,
     confused_pair,
     few_per_letter,
+    hardly_names,
     letter_without_letter,
     letters_absent,
     look_alike,
@@ -70,7 +71,12 @@ def metrics() -> dict[str, Any]:
         "confused_pairs": [{"letter": "U", "taken_for": "R", "pictures": 4, "share": 0.04}],
         "confusion": [[90 if row == column else 1 for column in range(size)] for row in range(size)],
         "split": {"protocol": "first-per-class", "reference_leak": False},
-        "calibration": {"risk": 0.05, "wrong_of_named": 0.05, "others": {"nothing": {"pictures": 100, "named": 4}}},
+        "calibration": {
+            "risk": 0.05,
+            "named": 0.6,
+            "wrong_of_named": 0.05,
+            "others": {"nothing": {"pictures": 100, "named": 4}},
+        },
     }
 
 
@@ -88,14 +94,17 @@ def epochs(
         train_accuracy or [0.9] * count,
         validation_loss or train_loss,
         validation_accuracy or [0.9] * count,
+        [0] * (count - 1) + [1],
     )
-    names = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+    names = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "kept")
     return [dict(zip(names, map(float, row), strict=True)) for row in zip(*columns, strict=True)]
 
 
 def strengths(validation_accuracy: dict[float, float], train_accuracy: float = 0.9) -> list[Row]:
     common = {"train_loss": 0.4, "train_accuracy": train_accuracy, "validation_loss": 0.5}
-    return [{"strength": c, **common, "validation_accuracy": value} for c, value in validation_accuracy.items()]
+    best = min(validation_accuracy, key=lambda c: (-validation_accuracy[c], c))
+    rows = validation_accuracy.items()
+    return [{"strength": c, **common, "validation_accuracy": value, "kept": c == best} for c, value in rows]
 
 
 FALLING = [2.0, 1.0, 0.6, 0.4, 0.3]
@@ -143,6 +152,16 @@ def test_risk_not_kept(metrics: dict[str, Any], wrong: float, expected: bool) ->
     if said:
         assert "named 14% are wrong, where 5% were to be" in said
     assert risk_not_kept(metrics | {"calibration": None}) is None
+
+
+@pytest.mark.parametrize(("named", "expected"), [(0.012, False), (0.002, True)])
+def test_hardly_names(metrics: dict[str, Any], named: float, expected: bool) -> None:
+    metrics["calibration"]["named"] = named
+    said = hardly_names(metrics)
+    assert bool(said) is expected
+    if said:
+        assert "named on 0.2% of the pictures" in said
+    assert hardly_names(metrics | {"calibration": None}) is None
 
 
 @pytest.mark.parametrize(("named", "expected"), [(6, False), (17, True)])
@@ -306,8 +325,7 @@ def test_strengths_get_no_remarks_about_epochs(metrics: dict[str, Any]) -> None:
 
 
 def test_chosen() -> None:
-    assert chosen(epochs([2.0, 1.0], validation_accuracy=[0.9, 0.8]))["epoch"] == 2
-    assert chosen(strengths({10.0: 0.9, 1.0: 0.9, 0.1: 0.8}))["strength"] == 1.0
+    assert chosen([{"epoch": 1, "kept": 1}, {"epoch": 2, "kept": 0}])["epoch"] == 1
 
 
 def test_letters_absent(metrics: dict[str, Any]) -> None:

@@ -314,8 +314,11 @@ def test_a_finished_run_is_kept_only_if_it_is_the_same(letters_zip: Path, run: r
     kept = runs.train(letters_zip, overrides=SMALL, out=run.folder, keep=True)
     assert kept.metrics == run.metrics
     assert (run.folder / "report.html").stat().st_mtime_ns == before
-    with pytest.raises(RunError, match="a finished run is already there"):
+    with pytest.raises(RunError, match="found a finished run with another recipe"):
         runs.train(letters_zip, overrides=SMALL | {"seed": 3}, out=run.folder, keep=True)
+    (run.folder / "model" / "model.json").write_text("{")
+    with pytest.raises(RunError, match="the finished run there cannot be read"):
+        runs.train(letters_zip, overrides=SMALL, out=run.folder, keep=True)
 
 
 def test_a_recipe_without_newer_values_keeps_its_digest() -> None:

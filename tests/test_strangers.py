@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from fingerspell.evaluation import read_probabilities
 from fingerspell.model import load_model
 from fingerspell.recipes import Recipe
 from fingerspell.rendering import render_dataset
+from fingerspell.runs import train
 from fingerspell.strangers import Fold, fit, strangers, summarise
 from fingerspell.testing import fake_backbone
 from pictures import encode, write_zip
@@ -159,8 +163,37 @@ def test_finished_folds_are_taken_over(
     assert len(engines) == 1
     assert (out / "folds" / "people" / "report.html").exists()
     assert {name: (out / "folds" / name / "report.html").stat().st_mtime_ns for name in before} == before
-    with pytest.raises(RunError, match="a finished run is already there"):
+    with pytest.raises(RunError, match=r"anna: found a finished run with another recipe.*Delete this folder"):
         strangers(archives, out, overrides=OVERRIDES | {"split.per_group": 7})
+
+
+def test_folds_of_older_code_or_other_pictures_are_refused(
+    finished: tuple[list[Path], Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    archives, out, _ = finished
+    shutil.copytree(out / "folds", tmp_path / "out" / "folds")
+    with monkeypatch.context() as patch:
+        patch.setattr("fingerspell.training.VERSION", 0)
+        with pytest.raises(RunError, match="anna: found a finished run with another training"):
+            strangers(archives, tmp_path / "out", overrides=OVERRIDES)
+    with zipfile.ZipFile(shutil.copy(archives[0], tmp_path / archives[0].name), "a") as more:
+        more.writestr("nothing/1.png", noisy_picture("?", 1))  # neither trains nor tests, but chooses the threshold
+    changed = [tmp_path / archives[0].name, *archives[1:]]
+    with pytest.raises(RunError, match="anna: found a finished run with another pictures"):
+        strangers(changed, tmp_path / "out", overrides=OVERRIDES)
+
+
+def test_runs_and_strangers_do_not_overwrite_each_other(
+    finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    archives, out, _ = finished
+    with pytest.raises(RunError, match="found study of strangers, expected run"):
+        train(archives, overrides=OVERRIDES | {"split.protocol": "random"}, out=out, overwrite=True)
+    shutil.copytree(out / "folds" / "zoe", tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match="found run, expected study of strangers"):
+        strangers(archives, tmp_path / "run", overrides=OVERRIDES, final={})
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
 def test_model_of_all_groups_is_calibrated_on_strangers(finished: tuple[list[Path], Path, dict[str, Any]]) -> None:
@@ -263,3 +296,14 @@ def test_every_group_has_the_same_weight() -> None:
     both, twice = fit([small, large], 0.1).temperature, fit([small, fold("b", 300, 4, 1)], 0.1).temperature
     assert both == pytest.approx(twice, rel=0.1)
     assert fit([large], 0.1).temperature > both + 0.5
+
+
+def test_every_group_has_the_same_weight_in_pictures_of_no_letter() -> None:
+    def asked(name: str, count: int, surest: float) -> Fold:
+        row = np.full(len(LETTERS), (1 - surest) / (len(LETTERS) - 1), np.float32)
+        row[0] = surest
+        return replace(fold(name, 300, 1, 0), on_others=np.tile(row, (count, 1)))
+
+    unsure, sure = asked("a", 200, 0.2), asked("b", 10, 0.95)
+    fitted = fit([unsure, sure], 0.05)
+    assert (calibration.temper(sure.on_others, fitted.temperature).max(axis=1) < fitted.threshold).all()

@@ -14,7 +14,7 @@ from conftest import noisy_picture
 from fingerspell import hands, runs, steps
 from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive, open_archives
-from fingerspell.dataset import scan
+from fingerspell.dataset import Dataset, Picture, scan
 from fingerspell.errors import DatasetError
 from fingerspell.recipes import load_recipe, override
 from fingerspell.rendering import render_dataset
@@ -104,8 +104,9 @@ def test_points_of_rendered_hands_are_learnt_as_the_detector_sees_them(
     runs.train([one, other, rendered], recipe="real", overrides=held_out | points, out=tmp_path / "run")
     with (tmp_path / "run" / "split.csv").open(newline="") as file:
         taught = [row["id"] for row in csv.DictReader(file) if row["role"] == "train"]
-    assert sum(name.startswith("rendered/") for name in taught) > 60
-    assert len(learnt[0]) == len(taught)
+    drawn = sum(name.startswith("rendered/") for name in taught)
+    assert drawn > 60
+    assert len(learnt[0]) == len(taught) + drawn  # these are shown twice
     np.testing.assert_allclose(learnt[0][:, hands.SURE], 0.9, rtol=1e-6)  # of the truth it would be 1
     assert (learnt[0][:, hands.STEP] != hands.DRAWN).all()
 
@@ -136,3 +137,13 @@ def test_rendered_pictures_of_no_letter_leave_those_of_people_their_room(rendere
     with open_archives([rendered, people]) as archive:
         kept = steps.choose_spare_others(archive, scan(archive), (), recipe)
     assert Counter(picture.id.split("/")[0] for picture in kept) == {"rendered": 2, "people": 2}
+
+
+def test_nothing_of_a_burst_that_is_asked_about_is_taught(tmp_path: Path) -> None:
+    """A film in which only neighbours are near-copies, of which one picture is asked about; and another picture."""
+    film = [Picture(f"nothing/{n}.png", "nothing", dhash=f"{2 ** (4 * n) - 1:016x}") for n in range(12)]
+    other = Picture("nothing/other.png", "nothing", dhash=f"{2**64 - 1:016x}")
+    letters = [Picture(f"{x}/1.png", x, dhash="0" * 16) for x in "AB"]
+    dataset = Dataset("film.zip", (*letters, *film, other), {})
+    with open_archive(write_zip(tmp_path / "film.zip", alphabet(1))) as archive:
+        assert steps.choose_spare_others(archive, dataset, (film[0],), load_recipe("reader")) == (other,)

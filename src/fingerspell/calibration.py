@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Probabilities = NDArray[np.float32]
     Correct = NDArray[np.bool_]
 
-_LEAST = 1e-12  # a probability that was rounded to 0
+LEAST = 1e-12  # a probability that was rounded to 0
 _TEMPERATURES = (0.05, 20.0)  # searched between
 _BINS = 15  # Guo et al.'s
 _POINTS = 50  # of a curve
@@ -52,8 +52,11 @@ def fit(
     *,
     weights: NDArray[np.float64] | None = None,
     on_others: Probabilities | None = None,
+    others_weights: NDArray[np.float64] | None = None,
 ) -> Calibration:
     """Temperature of the least log loss, and the lowest threshold that keeps the risk.
+
+    Where every picture is read right there is no least loss, only more sureness: the temperature is then 1 at least.
 
     Parameters
     ----------
@@ -67,9 +70,11 @@ def fit(
         Of the pictures, (N,): so that a group of many does not outvote the others; None for all alike.
     on_others
         Probabilities of pictures of no letter, (M, classes), at temperature 1; None if there are none.
+    others_weights
+        Of the pictures of no letter, (M,), as ``weights``.
     """
     weights = np.ones(len(targets)) if weights is None else weights
-    logits = np.log(np.maximum(probabilities.astype(float), _LEAST))
+    logits = np.log(np.maximum(probabilities.astype(float), LEAST))
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
@@ -79,16 +84,19 @@ def fit(
 
     found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded")
     temperature = float(np.exp(found.x))
+    if (probabilities.argmax(axis=1) == targets).all():
+        temperature = max(temperature, 1.0)
     confidence, correct = best(temper(probabilities, temperature), targets)
     threshold = _threshold(confidence, correct, risk, weights)
     if on_others is not None:
-        threshold = max(threshold, _silence(temper(on_others, temperature).max(axis=1), risk))
+        others_weights = np.ones(len(on_others)) if others_weights is None else others_weights
+        threshold = max(threshold, _silence(temper(on_others, temperature).max(axis=1), risk, others_weights))
     return Calibration(temperature, threshold, risk)
 
 
 def temper(probabilities: Probabilities, temperature: float) -> Probabilities:
     """Probabilities (N, classes) whose logits are divided by the temperature."""
-    scaled = np.log(np.maximum(probabilities.astype(float), _LEAST)) / temperature
+    scaled = np.log(np.maximum(probabilities.astype(float), LEAST)) / temperature
     scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     result: Probabilities = (scaled / scaled.sum(axis=1, keepdims=True)).astype(np.float32)
     return result
@@ -127,7 +135,8 @@ def _threshold(confidence: NDArray[np.float32], correct: Correct, risk: float, w
     """Lowest confidence from which on at most ``risk`` are wrong; more than 1 if none is sure enough."""
     order = np.argsort(-confidence, kind="stable")
     risks = np.cumsum(weights[order] * ~correct[order]) / np.cumsum(weights[order])
-    kept = np.flatnonzero(risks <= risk)
+    last_of_equals = np.append(np.diff(confidence[order]) != 0, True)  # who is as sure is named with it
+    kept = np.flatnonzero((risks <= risk) & last_of_equals)
     if not len(kept):
         return 1.01
     if kept[-1] == len(order) - 1:
@@ -135,10 +144,9 @@ def _threshold(confidence: NDArray[np.float32], correct: Correct, risk: float, w
     return float(confidence[order[kept[-1]]])
 
 
-def _silence(confidence: NDArray[np.float32], risk: float) -> float:
+def _silence(confidence: NDArray[np.float32], risk: float, weights: NDArray[np.float64]) -> float:
     """Lowest threshold at which at most ``risk`` of pictures of no letter (M,) get one."""
-    may_be_named = int(risk * len(confidence))
-    if may_be_named >= len(confidence):
-        return 0.0
-    surest_refused = np.sort(confidence)[::-1][may_be_named]
-    return float(np.nextafter(surest_refused, np.float32(2)))
+    order = np.argsort(-confidence, kind="stable")
+    named = np.cumsum(weights[order])
+    refused = order[named > risk * named[-1:]]
+    return float(np.nextafter(confidence[refused[0]], np.float32(2))) if len(refused) else 0.0

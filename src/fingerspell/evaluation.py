@@ -39,7 +39,6 @@ Item = TypeVar("Item")
 
 CONDITION_PICTURES = 10  # of each letter: 260 pictures show a drop of a few points, and cost little beside the rest
 _PROBABILITIES = "probabilities.npz"
-_LEAST = 1e-12  # a probability that was rounded to 0
 OTHERS = 200  # pictures of no letter: a share of a few percent shows
 
 
@@ -193,9 +192,9 @@ def read_probabilities(folder: Path) -> tuple[tuple[str, ...], Probabilities, Pr
 
 
 def _packed(answers: Answers) -> bytes:
-    """All probabilities as logarithms in half precision, which keep three digits of each, however small it is."""
+    """All probabilities as logarithms in half precision, which keep two digits of each, however small it is."""
     original, on_others = (
-        np.log(np.maximum(probabilities, _LEAST)).astype(np.float16)
+        np.log(np.maximum(probabilities, calibration.LEAST)).astype(np.float16)
         for probabilities in (answers.original, answers.on_others)
     )
     file = io.BytesIO()

@@ -32,11 +32,13 @@ from fingerspell.backbones import Backbone, Network
 from fingerspell.cache import remember, stem
 from fingerspell.errors import CacheError, TuningError
 from fingerspell.features import network_inputs
+from fingerspell.files import is_temporary, write_file
 from fingerspell.images import VIEWS
 from fingerspell.progress import silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from accelerate import Accelerator
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS, _CHECKPOINT, _PICTURES = "weights.safetensors", "training.safetensors", "pictures.uint8"
 # Part of the key under which weights are remembered: raise it whenever a training would end with others.
-_VERSION = 1
+VERSION = 1
 
 _CHECKPOINT_S = 300.0  # between checkpoints, of which one of a large network takes seconds to write
 
@@ -133,7 +135,7 @@ def fine_tune(  # noqa: PLR0913 - what a backbone is trained with
         trained = fit(classifier, examples, loss, options, own, seed=seed, shares=shares, on_progress=on_progress)
         return cast("Network", trained.get_submodule("0")).layers
 
-    facts = [engine.identity, [numbers[kind] for kind in kinds], _VERSION]
+    facts = [engine.identity, [numbers[kind] for kind in kinds], VERSION]
     return tuned(backbone, pictures, facts, options, folder, seed, train)
 
 
@@ -177,8 +179,9 @@ def tuned(
     if _accelerator().is_main_process:
         tensors = {key: value.contiguous() for key, value in layers.state_dict().items()}
         remember(own / _WEIGHTS, save(tensors, {"weights_sha256": made.weights_sha256}))
-        for finished in (_CHECKPOINT, _PICTURES):
-            (own / finished).unlink(missing_ok=True)
+        for path in own.iterdir():
+            if path.name in (_CHECKPOINT, _PICTURES) or is_temporary(path):
+                path.unlink(missing_ok=True)
     return made
 
 
@@ -336,21 +339,18 @@ def kept_pixels(
         If the file cannot be written.
     """
     path = folder / _PICTURES
-    with _accelerator().main_process_first():
+    with one_after_the_other():
         if not path.exists():
             _write(path, stream, count, side, on_progress)
     return np.memmap(path, np.uint8, "r", shape=(count, side, side, 3))
 
 
 def _write(path: Path, stream: Iterable[Pixels], count: int, side: int, on_progress: Progress) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with write_file(path) as file:
             for done, pixels in enumerate(stream, start=1):
                 file.write(pixels.tobytes())
                 on_progress("Reading pictures", done, count)
-        partial.replace(path)
     except OSError as error:
         raise CacheError(
             f"{path}: the pictures cannot be written ({error.strerror or error}). Expected "
@@ -429,6 +429,12 @@ def _groups(network: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
 
 def _own_rate(network: nn.Module) -> float:
     return _RATE if any(isinstance(part, nn.BatchNorm2d) for part in network.modules()) else _RATE_WITHOUT_BATCH_NORM
+
+
+def one_after_the_other() -> AbstractContextManager[None]:
+    """Block that the first of several processes runs alone, and the others then, who find done what is remembered."""
+    manager: AbstractContextManager[None] = _accelerator().main_process_first()
+    return manager
 
 
 def _accelerator() -> Accelerator:

@@ -45,6 +45,7 @@ MEMORY_GAP = 0.10  # training over validation: one validation picture in ten was
 TEST_GAP = 0.05  # validation over test: beyond the sampling error of a test set of a few hundred pictures
 CONDITION_GAP = 0.05  # the same, the picture as it is over the same picture under another condition
 RISK_FACTOR = 2  # times the risk that was chosen: beyond what a few hundred pictures can be wrong by chance
+HARDLY = 0.01  # of pictures that get a letter: a recogniser that is silent
 LEAK = 0.05  # of the test pictures have a near-copy in training: as many as could move a score by a few points
 WIDE_INTERVAL = 0.10  # two models five points apart cannot be told from each other
 FEW_PER_LETTER = 30  # an accuracy of 0.8 measured on 30 pictures is uncertain by 0.14 either way
@@ -74,7 +75,7 @@ def remarks(metrics: Metrics, history: History | None = None) -> list[str]:
     found += [
         remark(metrics)
         for remark in (
-            *(risk_not_kept, letter_without_letter, weak_conditions),
+            *(hardly_names, risk_not_kept, letter_without_letter, weak_conditions),
             *(letters_absent, few_per_letter, never_predicted, worst_letters, confused_pair),
         )
     ]
@@ -82,13 +83,8 @@ def remarks(metrics: Metrics, history: History | None = None) -> list[str]:
 
 
 def chosen(history: History) -> Mapping[str, float]:
-    """Row that stands for the model: the one marked ``kept``, else the last epoch, or the best strength tried."""
-    kept = [row for row in history if row.get("kept")]
-    if kept:
-        return kept[0]
-    if "strength" in history[0]:
-        return min(history, key=lambda row: (-row["validation_accuracy"], row["strength"]))
-    return history[-1]
+    """Row that stands for the model: the one marked ``kept``."""
+    return next(row for row in history if row["kept"])
 
 
 def look_alike(one: str, other: str) -> str | None:
@@ -141,6 +137,18 @@ def risk_not_kept(metrics: Metrics) -> str | None:
     return (
         f"Of the letters that are named {found['wrong_of_named']:.0%} are wrong, where {found['risk']:.0%} were to be: "
         f"the threshold was chosen on easier pictures than these. {_STRANGERS}"
+    )
+
+
+def hardly_names(metrics: Metrics) -> str | None:
+    """Warn that the threshold lets a letter be named on next to no picture."""
+    found = metrics.get("calibration")
+    if not found or found["named"] >= HARDLY:
+        return None
+    return (
+        f"A letter is named on {found['named']:.1%} of the pictures: on validation no lower threshold kept the risk of "
+        f"{found['risk']:.0%}, of wrong letters or of pictures of no letter that get one. The likeliest letter is told "
+        "in any case. A better model, more validation pictures or a higher `risk` in the recipe let it name more."
     )
 
 

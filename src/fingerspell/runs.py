@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _LICENCES = "The licences of the training pictures and of the pretrained weights may bind this model too: check them."
 _NEWER = ("held_out", "per_group")  # values of a split; without them a recipe keeps the digest it had before them
+_DELETE = "Delete this folder to have it made again, or choose another with --out; nothing was changed."
 _TUNED = "The network was fine-tuned on the training pictures."
 
 
@@ -90,7 +91,8 @@ def train(
     overwrite
         Replace the files of a finished run in that folder.
     keep
-        Take over what ``out`` holds, as it is, if that is a finished run of this recipe and these pictures.
+        Take over what ``out`` holds, as it is, if that is a finished run; of this recipe and these pictures, else it is
+        an error.
     on_progress
         Told of every step.
 
@@ -111,16 +113,17 @@ def train(
         chosen = steps.choose_recipe(archive, dataset, recipe, overrides)
         split = steps.choose_split(archive, dataset, chosen)
         refused, others = steps.choose_others(archive, dataset, chosen)
-        if keep and out and not overwrite and _is_done(Path(out), chosen, split):
+        if keep and out and (Path(out) / "report.html").exists():
+            _check_same(Path(out), chosen, dataset, split)
             return Run(Path(out), json.loads((Path(out) / "metrics.json").read_text("utf-8")), clock.seconds)
         if chosen.fine_tuning.enabled and out:
-            _prepare_folder(Path(out), kind="run", overwrite=overwrite)  # before hours of training
+            prepare_folder(Path(out), kind="run", overwrite=overwrite)  # before hours of training
         with clock.stage("backbone"):
             spare = steps.choose_spare_others(archive, dataset, (*refused, *others), chosen)
             engine = steps.choose_engine(archive, split, spare, chosen, on_progress)
         default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, engine)[:8]}"
         folder = Path(out) if out else default
-        _prepare_folder(folder, kind="run", overwrite=overwrite)
+        prepare_folder(folder, kind="run", overwrite=overwrite)
         write_text(folder / "recipe.toml", chosen.to_toml())
         write_text(folder / "split.csv", split.to_csv())
         with open_store(cache.features_folder(), engine) as store:
@@ -206,7 +209,7 @@ def evaluate(
             dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
         pictures = dataset.letters()
         folder = Path(out) if out else Path("runs") / f"{model.card.name}-on-{Path(dataset.name).stem}"
-        _prepare_folder(folder, kind="evaluation", overwrite=overwrite)
+        prepare_folder(folder, kind="evaluation", overwrite=overwrite)
         with clock.stage("recognition"):
             answers = evaluation.answer(
                 model, archive, pictures, evaluation.others_of(dataset.pictures), on_progress=on_progress
@@ -273,38 +276,58 @@ def train_everybody(
         write_model(out / "model", engine.graph(cache.graphs_folder()), head, card)
 
 
-def _is_done(folder: Path, recipe: Recipe, split: Split) -> bool:
-    """Whether a folder holds a finished run of this recipe and these pictures, with all that is written today.
-
-    And of this version of the features: another one answers otherwise.
-    """
-    from fingerspell.backbones import features_version
-    from fingerspell.hands import NAME
+def _check_same(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) -> None:
+    """Refuse a finished run that this recipe and these pictures would not give today."""
     from fingerspell.model import FORMAT
 
-    expected = {"recipe.toml": recipe.to_toml(), "split.csv": split.to_csv()}
-    written = ("report.html", "probabilities.npz", "model/model.json", *expected)
-    if not all((folder / name).exists() for name in written):
-        return False
-    name, card = recipe.features.backbone, json.loads((folder / "model" / "model.json").read_text("utf-8"))
-    if card["format"] != FORMAT:
-        return False
-    if name != NAME and card["backbone"]["version"] != features_version(name):
-        return False
-    return all((folder / name).read_text("utf-8") == text for name, text in expected.items())
+    try:
+        card = json.loads((folder / "model" / "model.json").read_text("utf-8"))
+        trained_on, backbone = card["trained_on"], card["backbone"]
+        found = {
+            "form of the model": card["format"],
+            "features": (backbone.get("version"), card.get("hands")),
+            "training": trained_on.get("training"),
+            "pictures": trained_on["pictures_sha256"],
+            "recipe": (folder / "recipe.toml").read_text("utf-8"),
+            "split": (folder / "split.csv").read_text("utf-8"),
+        }
+    except (OSError, ValueError, LookupError) as error:
+        raise RunError(f"{folder}: the finished run there cannot be read ({error}). {_DELETE}") from error
+    expected = {
+        "form of the model": FORMAT,
+        "features": steps.features_facts(recipe),
+        "training": _training(recipe),
+        "pictures": dataset.digest,
+        "recipe": recipe.to_toml(),
+        "split": split.to_csv(),
+    }
+    other = [name for name, value in expected.items() if found[name] != value]
+    if other:
+        raise RunError(f"{folder}: found a finished run with another {other[0]}; expected one to go on from. {_DELETE}")
 
 
-def _prepare_folder(folder: Path, *, kind: str, overwrite: bool) -> None:
-    """Make way for a run or an evaluation, or take over what an unfinished one left.
+def _training(recipe: Recipe) -> list[int]:
+    """Versions of the code that the weights of a run depend on."""
+    from fingerspell import training
 
-    The report is written last and so marks a finished one. Only a run has a recipe.
+    if not recipe.fine_tuning.enabled:
+        return [training.VERSION]
+    from fingerspell import finetuning, teaching
+
+    return [training.VERSION, finetuning.VERSION, teaching.VERSION]
+
+
+def prepare_folder(folder: Path, *, kind: str, overwrite: bool) -> None:
+    """Make way for a run, an evaluation or a study of strangers, or take over what an unfinished one left.
+
+    The report is written last and so marks a finished one. Only a run has a recipe, and only a study has folds.
     """
     there = [path for path in folder.iterdir() if not is_temporary(path)] if folder.exists() else []
     if not there:
         return
     report = folder / "report.html"
-    is_run, is_evaluation = (folder / "recipe.toml").exists(), (folder / "metrics.json").exists()
-    found = "run" if is_run else "evaluation" if is_evaluation else "neither a run nor an evaluation"
+    marks = {"study of strangers": "folds", "run": "recipe.toml", "evaluation": "metrics.json"}
+    found = next((what for what, mark in marks.items() if (folder / mark).exists()), "none of ours")
     if found != kind:
         raise RunError(
             f"{folder}: this folder holds something else ({there[0].name}, ...): found {found}, expected {kind}. "
@@ -400,6 +423,7 @@ def _card(
             "pictures_sha256": dataset.digest,
             "recipe": recipe.name,
             "recipe_sha256": _recipe_digest(recipe),
+            "training": _training(recipe),
         }
         | summary["split"],
         scores=summary["scores"],

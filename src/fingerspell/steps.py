@@ -14,7 +14,7 @@ from fingerspell.errors import DatasetError
 from fingerspell.groups import groups_of
 from fingerspell.hands import LOOKS, NAME, READER
 from fingerspell.images import CONDITIONS, VIEWS
-from fingerspell.neighbours import bursts, has_near_copy
+from fingerspell.neighbours import bursts
 from fingerspell.recipes import OF_HANDS, is_taught, load_recipe, looks_for_hands, override
 from fingerspell.truth import rendered_among, true_rows
 
@@ -128,8 +128,11 @@ def choose_spare_others(archive: Archive, dataset: Dataset, others: splits.Pictu
     ]
     # What is near to a rendered picture is so by chance.
     rendered = dict.fromkeys(rendered_of(archive, spare) - {p.id for p in others}, "rendered")
-    known = has_near_copy(spare, others)
-    spare = [p for p, near in zip(spare, known, strict=True) if not near or p.id in rendered]
+    filmed = [*others, *(p for p in spare if p.id not in rendered)]
+    numbers = bursts(filmed)
+    known = set(numbers[: len(others)])
+    near = {p.id for p, number in zip(filmed, numbers, strict=True) if number in known}
+    spare = [p for p in spare if p.id not in near]
     kept = set(splits.thinned(spare, options.per_group, rendered)) if options.per_group else set(spare)
     return tuple(p for p in spare if p in kept)
 
@@ -157,6 +160,14 @@ def _hands(recipe: Recipe) -> Hands | None:
     if not looks_for_hands(recipe):
         return None
     return Hands(_hands_engine(recipe), crop=recipe.features.crop == "hand", joined=recipe.head.kind == "fusion")
+
+
+def features_facts(recipe: Recipe) -> tuple[int | list[int] | None, dict[str, object] | None]:
+    """Version of a backbone's features, and what those of the hands depend on, as a model's card has them."""
+    from fingerspell.backbones import features_version
+
+    name, found = recipe.features.backbone, _hands(recipe)
+    return None if name == NAME else features_version(name), found.engine.detector.identity if found else None
 
 
 def _hands_engine(recipe: Recipe) -> HandsEngine:
@@ -197,12 +208,14 @@ def _teach(archive: Archive, split: Split, spare: splits.Pictures, recipe: Recip
 def _hands_of(archive: Archive, pictures: splits.Pictures, recipe: Recipe, on_progress: Progress) -> Rows:
     """Where the hand of each picture is, (N, ``hands.ROW``): the truth where it is known, else what MediaPipe says."""
     from fingerspell.features import extract, open_store
+    from fingerspell.finetuning import one_after_the_other
 
     rows = true_rows(archive, [picture.id for picture in pictures])
     if others := tuple(picture for picture in pictures if picture.id not in rows):
         teacher = _hands_engine(recipe)
         with open_store(cache.features_folder(), teacher) as store:
-            extract(archive, others, teacher, store, views=VIEWS[:1], on_progress=on_progress)
+            with one_after_the_other():
+                extract(archive, others, teacher, store, views=VIEWS[:1], on_progress=on_progress)
             found = store.load(others, VIEWS[:1])[:, 0]
         rows |= {picture.id: row for picture, row in zip(others, found, strict=True)}
     return np.stack([rows[picture.id] for picture in pictures])
@@ -212,13 +225,14 @@ def _fine_tune(archive: Archive, split: Split, recipe: Recipe, on_progress: Prog
     """Any other backbone, trained to tell the letters apart."""
     from fingerspell.engines import TorchEngine
     from fingerspell.features import extract, open_store
-    from fingerspell.finetuning import fine_tune
+    from fingerspell.finetuning import fine_tune, one_after_the_other
 
     hands = _hands(recipe)
     engine = TorchEngine(_backbone(recipe), replace(hands, joined=False) if hands else None)  # it learns of one look
     with open_store(cache.features_folder(), engine) as store:
         if hands and store.hands:
-            extract(archive, split.train, hands.engine, store.hands, views=VIEWS[:1], on_progress=on_progress)
+            with one_after_the_other():
+                extract(archive, split.train, hands.engine, store.hands, views=VIEWS[:1], on_progress=on_progress)
         return fine_tune(
             engine,
             archive,
@@ -309,7 +323,8 @@ def train_head(archive: Archive, store: FeatureStore, split: Split, recipe: Reci
         return Examples(features, np.array([labels.index(p.label) for p in pictures], np.int64))
 
     views = VIEWS[:1] if own else _training_views(recipe)
-    train_on = examples(split.train, seen.load(split.train, views))
+    shown = _shown(archive, split, recipe)
+    train_on = examples(shown, seen.load(shown, views))
     choose_on = examples(split.validation, seen.load(split.validation, VIEWS[:1]))
     if recipe.head.kind in OF_HANDS:
         trained = train_points(
@@ -335,6 +350,13 @@ def train_head(archive: Archive, store: FeatureStore, split: Split, recipe: Reci
             on_progress=on_progress,
         )
     return train_linear(train_on, choose_on, classes=len(labels), options=recipe.head.linear, on_progress=on_progress)
+
+
+def _shown(archive: Archive, split: Split, recipe: Recipe) -> splits.Pictures:
+    """Training pictures, as often as an epoch shows each: beside people's, points of rendered hands twice."""
+    rendered = rendered_of(archive, split.train) if recipe.head.kind in OF_HANDS else frozenset()
+    again = [p for p in split.train if p.id in rendered]
+    return split.train if len(again) == len(split.train) else (*split.train, *again)  # twice: docs/strangers.md
 
 
 def calibrate(store: FeatureStore, split: Split, others: splits.Pictures, head: nn.Module, risk: float) -> Calibration:

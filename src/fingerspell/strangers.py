@@ -33,7 +33,7 @@ from fingerspell.neighbours import bursts
 from fingerspell.progress import silent
 from fingerspell.recipes import override
 from fingerspell.reporting import write_strangers
-from fingerspell.runs import train, train_everybody
+from fingerspell.runs import prepare_folder, train, train_everybody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -150,6 +150,7 @@ def strangers(
     known = _look(sources, recipe, overrides, on_progress)
     last = override(known.recipe, dict(final or {}))
     names = _held_out(known, by)
+    prepare_folder(out, kind="study of strangers", overwrite=False)
     folds = []
     for number, name in enumerate(names):
         on_progress("Groups held out", number, len(names))
@@ -187,9 +188,15 @@ def fit(folds: Sequence[Fold], risk: float) -> Calibration:
         np.concatenate([fold.probabilities for fold in folds]),
         np.concatenate([fold.targets for fold in folds]),
         risk,
-        weights=np.concatenate([np.full(len(fold.targets), 1 / len(fold.targets)) for fold in folds]),
+        weights=_alike([len(fold.targets) for fold in folds]),
         on_others=np.concatenate([fold.on_others for fold in folds]),
+        others_weights=_alike([len(fold.on_others) for fold in folds]),
     )
+
+
+def _alike(counts: Sequence[int]) -> NDArray[np.float64]:
+    """Weights of all pictures of folds with so many each, so that every fold weighs the same."""
+    return np.concatenate([np.full(count, 1 / max(count, 1)) for count in counts])
 
 
 def _measured(result: dict[str, Any], names: list[str], instead: dict[str, Any]) -> dict[str, Any]:

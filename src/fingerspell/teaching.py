@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.float32]
 
 # Part of the key under which weights are remembered: raise it whenever a training would end with others.
-_VERSION = 6
+VERSION = 6
 
 _SIDE = 128  # pixels of a training picture: of the public sets few have more
 _RENDERED_FIRST = 1.6  # epochs of rendered hands for each epoch of all: they come in any number, and are exact
@@ -118,7 +118,7 @@ def teach(  # noqa: PLR0913 - what a reader is taught with
             trained = fit(eye, lessons, loss, chosen, home, seed=seed, shares=shares, on_progress=on_progress)
             return Reader(cast("HandNetwork", trained)).requires_grad_(requires_grad=False).eval()
 
-        return tuned(start, own, [facts, _VERSION], chosen, folder, seed, train)
+        return tuned(start, own, [facts, VERSION], chosen, folder, seed, train)
 
     taught, rendered = backbone, rows[:, hands.STEP] == hands.DRAWN
     if rendered.any():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # the head of this row is the one that was kept (1 or 0).
 History = list[dict[str, float]]
 
+VERSION = 1  # of what a head ends as: raise it whenever a training would end with another
 _GATHERED = 128  # batches whose features are copied together
 _LEAST_BATCHES = 80  # of points in an epoch: a thousand steps in all, without which a small archive is not learnt
 _SCORED = 4096  # pictures that go through a head at once

@@ -47,7 +47,7 @@ def true_rows(archive: Archive, ids: Sequence[str]) -> dict[str, Row]:
 
 
 def rendered_among(archive: Archive, ids: Sequence[str]) -> frozenset[str]:
-    """Ids of pictures of rendered sets, for which there are such rows: nobody's hands are on them."""
+    """Ids of those pictures that lie in rendered sets: nobody's hands are on them."""
     if not archive.parts:
         return frozenset(_within(archive, ids))
     return frozenset(f"{stem}/{name}" for stem, part, own in by_part(archive, ids) for name in _within(part, own))
