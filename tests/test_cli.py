@@ -220,7 +220,26 @@ def test_predict_of_what_is_not_there_keeps_the_other_answers(trained: Path, tmp
     assert "empty: no pictures in it" in result.stderr
     assert "cut.zip: not a whole zip file" in result.stderr
     assert result.stderr.count("cut.zip") == 1
-    assert "notes: neither a zip file nor a tar file" in result.stderr
+    assert "notes: not a picture in a known format" in result.stderr
+
+
+def test_predict_knows_pictures_by_their_content(trained: Path, tmp_path: Path) -> None:
+    photo = b"\x00\x00\x00\x18ftypheic" + b"\x00" * 100
+    write_folder(tmp_path, {"hand": noisy_picture("B", 500), "IMG_1.HEIC": photo})
+    result = command("predict", trained, tmp_path / "hand", tmp_path / "IMG_1.HEIC", "--json")
+    assert result.exit_code == 1
+    assert [json.loads(line)["letter"] for line in result.stdout.splitlines()] == ["B"]
+    assert "IMG_1.HEIC: a HEIC or AVIF picture, which is not read; save it as JPEG" in result.stderr
+
+
+@pytest.mark.parametrize("mark", ["strangers.json", "metrics.json"])
+def test_results_without_a_model_are_no_pictures(tmp_path: Path, mark: str) -> None:
+    figure, hand = noisy_picture("A", 1), noisy_picture("B", 500)
+    write_folder(tmp_path, {f"out/{mark}": b"{}", "out/strangers.png": figure, "hand.png": hand})
+    result = command("predict", tmp_path / "out", tmp_path / "hand.png")
+    assert result.exit_code == 1
+    assert not result.stdout
+    assert "out: no model.json in this folder" in str(result.exception)
 
 
 def test_system_errors_are_one_line(
@@ -236,6 +255,7 @@ def test_no_other_model_answers_for_a_missing_one(trained: Path, tmp_path: Path)
     write_folder(tmp_path, {"one.png": noisy_picture("B", 500)})
     for arguments, reason in (
         (("predict", tmp_path / "typo", tmp_path / "one.png"), "there is no such model"),
+        (("predict", tmp_path / "real-0.5", tmp_path / "one.png"), "there is no such model"),
         (("predict", trained), "alone, expected pictures behind it"),
         (("evaluate", trained), "alone, expected an archive behind it"),
         (("evaluate", trained, "a.zip", "b.zip"), "found 3 arguments"),

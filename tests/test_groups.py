@@ -41,6 +41,14 @@ def test_an_archive_alone_has_its_signers_or_nobody(tmp_path: Path) -> None:
         assert groups_of(archive, list(FILES)) == {"A/1.png": "ann", "B/1.png": "bob"}
 
 
+def test_a_set_may_be_packed_with_its_folder(tmp_path: Path) -> None:
+    packed = {f"set/{name}": data for name, data in FILES.items()}
+    table = {"set/signers.csv": b"path,signer\nA/1.png,ann\nB/1.png,bob\n"}
+    with open_archives(write_zip(tmp_path / "two.zip", packed | table)) as archive:
+        assert groups_of(archive, list(packed)) == {"set/A/1.png": "ann", "set/B/1.png": "bob"}
+        assert groups_of(archive, [*packed, "other/A/1.png"]) == {}
+
+
 def test_a_file_that_is_named_counts_alone(tmp_path: Path) -> None:
     table = tmp_path / "who.csv"
     table.write_text("path,room,who\none/A/1.png,x,eve\ntwo/A/1.png,x,ann\n")

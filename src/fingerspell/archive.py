@@ -280,15 +280,24 @@ def open_archive(path: Path | str) -> Archive:
         raise ArchiveError(f"{path}: there is no such file or folder. Check the path.")
     if path.stat().st_size == 0:
         raise ArchiveError(f"{path}: the file is empty. Expected a zip file, a tar file or a folder of pictures.")
-    if _starts_with(path, _ZIP_MAGIC):
-        return ZipArchive(path)
-    if _starts_with(path, _TAR_MAGIC) or tarfile.is_tarfile(path):
-        return TarArchive(path)
-    if _ends_as_zip(path):  # something before the first entry, as in a program that unpacks itself
-        return ZipArchive(path)
+    if packed := _packed_as(path):
+        return packed(path)
     raise ArchiveError(
         f"{path}: neither a zip file nor a tar file nor a folder. Pack the class folders (A/, B/, ...) as one of these."
     )
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a path is a folder, or by its content a zip or tar file."""
+    return path.is_dir() or (path.is_file() and _packed_as(path) is not None)
+
+
+def _packed_as(path: Path) -> type[ZipArchive | TarArchive] | None:
+    if _starts_with(path, _ZIP_MAGIC):
+        return ZipArchive
+    if _starts_with(path, _TAR_MAGIC) or tarfile.is_tarfile(path):
+        return TarArchive
+    return ZipArchive if _ends_as_zip(path) else None  # something before the first entry, as in what unpacks itself
 
 
 def _files(folder: Path) -> Iterator[Path]:

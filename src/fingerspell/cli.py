@@ -333,10 +333,12 @@ def predict(
     What cannot be read is named on the error stream, and the exit status is then 1; the other pictures go on. With
     --json the model in the box also says where the hand is.
     """
+    from fingerspell.images import SUFFIXES
     from fingerspell.model import is_model, load_model
 
     first = Path(inputs[0])
-    if len(inputs) > 1 and not first.suffix and inputs[0] != "-" and not first.exists():
+    of_pictures = first.suffix.lower() in {*SUFFIXES, *_PACKED}
+    if len(inputs) > 1 and inputs[0] != "-" and not first.exists() and not of_pictures:
         raise typer.BadParameter(f"{first}: there is no such model, picture or archive")  # and no other model's answers
     model = inputs.pop(0) if is_model(first) else None
     if not inputs:
@@ -577,6 +579,8 @@ def demo(
     _tell(run, as_json=False)
 
 
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz")  # what archives are called
+
 # Small enough for minutes on two cores; what these numbers give is in the README.
 _DEMO_PICTURES: dict[str, Any] = {"train_per_letter": 120, "test_per_letter": 30, "size": 128}
 _DEMO_VALUES = {"features.backbone": "efficientnet-lite0", "features.size": 128, "head.mlp.epochs": 20}
@@ -612,7 +616,7 @@ def _tell(run: Run, *, as_json: bool) -> None:
 
 def _pictures(inputs: list[str], on_unreadable: Callable[[str, str], None]) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of every picture that the arguments of ``predict`` mean."""
-    from fingerspell.archive import open_archive
+    from fingerspell.archive import is_archive, open_archive
     from fingerspell.dataset import sort_out
     from fingerspell.errors import ArchiveError, UnreadableError
     from fingerspell.images import SUFFIXES
@@ -623,7 +627,7 @@ def _pictures(inputs: list[str], on_unreadable: Callable[[str, str], None]) -> I
             yield "stdin", sys.stdin.buffer.read()
             continue
         try:
-            if path.is_file() and path.suffix.lower() in SUFFIXES:
+            if path.is_file() and (path.suffix.lower() in SUFFIXES or not is_archive(path)):
                 yield text, path.read_bytes()
                 continue
             with open_archive(path) as archive:

@@ -56,10 +56,18 @@ def groups_of(archive: Archive, ids: Sequence[str], source: str | None = None) -
 
 
 def _signers(archive: Archive, ids: Sequence[str]) -> dict[str, str]:
-    """Signers as the archive itself names them; nothing if it does not."""
-    if all(member.name != SIGNERS for member in archive.members):
+    """Signers as the archive itself names them; nothing if it does not.
+
+    A set may be packed with its folder, so the one list may lie in the folder that all pictures lie in.
+    """
+    lists = [member.name for member in archive.members if member.name.rpartition("/")[2] == SIGNERS]
+    folder = lists[0].removesuffix(SIGNERS) if len(lists) == 1 else ""
+    if not lists or folder + SIGNERS not in lists or not all(name.startswith(folder) for name in ids):
         return {}
-    return read_groups(archive.read(SIGNERS), "signer", ids)
+    own = {name.removeprefix(folder): name for name in ids}
+    return {
+        own[name]: signer for name, signer in read_groups(archive.read(folder + SIGNERS), "signer", list(own)).items()
+    }
 
 
 def _read_source(archive: Archive, source: str, ids: Sequence[str]) -> dict[str, str]:

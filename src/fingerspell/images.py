@@ -35,6 +35,7 @@ _BLUR = 0.015  # standard deviation, of the side
 # 64 megapixels unpack to 192 MB; the largest common camera pictures have 50. More is a pixel bomb.
 MAX_PIXELS = 64_000_000
 
+_PHONES = (b"heic", b"heix", b"hevc", b"mif1", b"avif")  # first brand of what phones save pictures as
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"])
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -132,6 +133,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except UnreadableError:
         raise
     except UnidentifiedImageError as error:
+        if data[4:8] == b"ftyp" and data[8:12] in _PHONES:
+            raise UnreadableError("a HEIC or AVIF picture, which is not read; save it as JPEG") from error
         raise UnreadableError("not a picture in a known format") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableError(f"too many pixels (at most {MAX_PIXELS:,} are read)") from error
