@@ -54,8 +54,9 @@ def test_no_mistake_on_validation_is_no_reason_to_be_surer() -> None:
     sure, unsure = rng.uniform(0.9, 0.999, 500), rng.uniform(0.3, 0.6, 100)
     letters, others = (np.stack([p, 1 - p], axis=1).astype(np.float32) for p in (sure, np.maximum(unsure, 0.5)))
     fitted = calibration.fit(letters, np.zeros(500, np.int64), risk=0.05, on_others=others)
-    assert fitted.temperature >= 1
-    assert (calibration.temper(letters, fitted.temperature).max(axis=1) >= fitted.threshold).all()
+    confidence = calibration.temper(letters, fitted.temperature).max(axis=1)
+    assert confidence.mean() == pytest.approx(500 / 501, abs=1e-3)
+    assert (confidence >= fitted.threshold).all()
 
 
 def test_pictures_of_which_it_is_as_sure_are_named_together() -> None:
@@ -80,7 +81,8 @@ def test_few_pictures_of_no_letter_get_one_and_no_fewer_than_need_be() -> None:
 
 def test_a_model_that_is_sure_of_pictures_of_no_letter_names_nothing() -> None:
     letters = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 5]
-    assert calibration.fit(letters, letters.argmax(axis=1), risk=0.05, on_others=letters).threshold > 1
+    fitted = calibration.fit(letters, letters.argmax(axis=1), risk=0.05, on_others=letters)
+    assert (calibration.temper(letters, fitted.temperature).max(axis=1) < fitted.threshold).all()
 
 
 def test_without_pictures_of_no_letter_the_letters_decide() -> None:

@@ -220,7 +220,7 @@ def test_predict_of_what_is_not_there_keeps_the_other_answers(trained: Path, tmp
     assert "empty: no pictures in it" in result.stderr
     assert "cut.zip: not a whole zip file" in result.stderr
     assert result.stderr.count("cut.zip") == 1
-    assert "notes: not a picture in a known format" in result.stderr
+    assert "notes: not a picture in a known format; expected JPEG, PNG, BMP, GIF, WEBP, TIFF, PPM" in result.stderr
 
 
 def test_predict_knows_pictures_by_their_content(trained: Path, tmp_path: Path) -> None:
@@ -232,14 +232,18 @@ def test_predict_knows_pictures_by_their_content(trained: Path, tmp_path: Path) 
     assert "IMG_1.HEIC: a HEIC or AVIF picture, which is not read; save it as JPEG" in result.stderr
 
 
-@pytest.mark.parametrize("mark", ["strangers.json", "metrics.json"])
-def test_results_without_a_model_are_no_pictures(tmp_path: Path, mark: str) -> None:
+@pytest.mark.parametrize(
+    ("mark", "kind"), [("strangers.json", "a study of strangers"), ("metrics.json", "an evaluation")]
+)
+def test_results_without_a_model_are_no_pictures(tmp_path: Path, mark: str, kind: str) -> None:
     figure, hand = noisy_picture("A", 1), noisy_picture("B", 500)
     write_folder(tmp_path, {f"out/{mark}": b"{}", "out/strangers.png": figure, "hand.png": hand})
     result = command("predict", tmp_path / "out", tmp_path / "hand.png")
     assert result.exit_code == 1
     assert not result.stdout
-    assert "out: no model.json in this folder" in str(result.exception)
+    assert f"out: no model.json in this folder: found {kind}, expected" in str(result.exception)
+    assert "one of folds/*" in str(result.exception)
+    assert "`fingerspell strangers ... --final`" in str(result.exception)
 
 
 def test_system_errors_are_one_line(
@@ -251,11 +255,19 @@ def test_system_errors_are_one_line(
     assert "Not a directory" in capsys.readouterr().err
 
 
-def test_no_other_model_answers_for_a_missing_one(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["typo", "real-0.5"])
+def test_no_other_model_answers_for_a_missing_one(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_folder(tmp_path, {"one.png": noisy_picture("B", 500)})
+    assert whole_program("predict", tmp_path / name, tmp_path / "one.png", monkeypatch=monkeypatch) == 1
+    captured = capsys.readouterr()
+    assert f"{name}: there is no such model" in captured.err
+    assert not captured.out
+
+
+def test_a_model_alone_or_too_many_arguments_are_wrong_usage(trained: Path) -> None:
     for arguments, reason in (
-        (("predict", tmp_path / "typo", tmp_path / "one.png"), "there is no such model"),
-        (("predict", tmp_path / "real-0.5", tmp_path / "one.png"), "there is no such model"),
         (("predict", trained), "alone, expected pictures behind it"),
         (("evaluate", trained), "alone, expected an archive behind it"),
         (("evaluate", trained, "a.zip", "b.zip"), "found 3 arguments"),

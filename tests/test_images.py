@@ -201,6 +201,10 @@ class TestUnreadable:
                 "floating-point pixels have no agreed range; save it with 8 bits",
             ),
             (encode(half_red_half_blue(), "ICO"), "not a picture in a known format"),
+            *(
+                (b"\x00\x00\x00\x18ftyp" + brand, "a HEIC or AVIF picture")
+                for brand in (b"heic", b"heix", b"hevc", b"mif1")
+            ),
         ],
         ids=lambda value: value[:24].decode("latin-1") if isinstance(value, bytes) else value,
     )

@@ -104,7 +104,7 @@ def strengths(validation_accuracy: dict[float, float], train_accuracy: float = 0
     common = {"train_loss": 0.4, "train_accuracy": train_accuracy, "validation_loss": 0.5}
     best = min(validation_accuracy, key=lambda c: (-validation_accuracy[c], c))
     rows = validation_accuracy.items()
-    return [{"strength": c, **common, "validation_accuracy": value, "kept": c == best} for c, value in rows]
+    return [{"strength": c, **common, "validation_accuracy": value, "kept": float(c == best)} for c, value in rows]
 
 
 FALLING = [2.0, 1.0, 0.6, 0.4, 0.3]

@@ -126,7 +126,10 @@ def metrics(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def history(steps: Sequence[float] = (1, 2, 3), step: str = "epoch") -> list[dict[str, float]]:
-    return [{step: value, **dict.fromkeys(CURVES, 1 / place)} for place, value in enumerate(steps, 1)]
+    return [
+        {step: value, **dict.fromkeys(CURVES, 1 / place), "kept": float(place == 1)}
+        for place, value in enumerate(steps, 1)
+    ]
 
 
 def prediction(name: str, label: str, predicted: str, probability: float) -> dict[str, Any]:

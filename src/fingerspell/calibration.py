@@ -56,7 +56,8 @@ def fit(
 ) -> Calibration:
     """Temperature of the least log loss, and the lowest threshold that keeps the risk.
 
-    Where every picture is read right there is no least loss, only more sureness: the temperature is then 1 at least.
+    As if one picture more had been misread, for its runner-up: without a mistake there is no least loss, and a model
+    would be made surer without end.
 
     Parameters
     ----------
@@ -76,16 +77,18 @@ def fit(
     weights = np.ones(len(targets)) if weights is None else weights
     logits = np.log(np.maximum(probabilities.astype(float), LEAST))
 
+    runner_up = np.partition(logits, -2, axis=1)[:, -2]
+
     def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
+        temperature = np.exp(log_temperature)
+        scaled = logits / temperature
         peak = scaled.max(axis=1)
         total = peak + np.log(np.exp(scaled - peak[:, None]).sum(axis=1))
-        return float(np.average(total - scaled[np.arange(len(targets)), targets], weights=weights))
+        mistake = (total - runner_up / temperature) / len(targets)
+        return float(np.average(total - scaled[np.arange(len(targets)), targets] + mistake, weights=weights))
 
     found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded")
     temperature = float(np.exp(found.x))
-    if (probabilities.argmax(axis=1) == targets).all():
-        temperature = max(temperature, 1.0)
     confidence, correct = best(temper(probabilities, temperature), targets)
     threshold = _threshold(confidence, correct, risk, weights)
     if on_others is not None:

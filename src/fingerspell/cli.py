@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fingerspell import console
-from fingerspell.errors import FingerspellError, TuningError, not_installed
+from fingerspell.errors import FingerspellError, ModelError, TuningError, not_installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -333,13 +333,16 @@ def predict(
     What cannot be read is named on the error stream, and the exit status is then 1; the other pictures go on. With
     --json the model in the box also says where the hand is.
     """
-    from fingerspell.images import SUFFIXES
+    from fingerspell.images import FORMATS, SUFFIXES, UNKNOWN
     from fingerspell.model import is_model, load_model
 
     first = Path(inputs[0])
     of_pictures = first.suffix.lower() in {*SUFFIXES, *_PACKED}
     if len(inputs) > 1 and inputs[0] != "-" and not first.exists() and not of_pictures:
-        raise typer.BadParameter(f"{first}: there is no such model, picture or archive")  # and no other model's answers
+        raise ModelError(  # and no other model's answers
+            f"{first}: there is no such model, picture or archive. Expected the folder of a finished run (runs/<name>) "
+            "or its model folder; check the path."
+        )
     model = inputs.pop(0) if is_model(first) else None
     if not inputs:
         raise typer.BadParameter(f"found the model {model} alone, expected pictures behind it")
@@ -348,7 +351,7 @@ def predict(
 
     def on_unreadable(name: str, reason: str) -> None:
         unreadable.append(name)
-        console.warn(f"{name}: {reason}")
+        console.warn(f"{name}: {reason}" + (f"; expected {', '.join(FORMATS)}" if reason == UNKNOWN else ""))
 
     for best in loaded.predictions(_pictures(inputs, on_unreadable), on_unreadable):
         if as_json:

@@ -50,7 +50,8 @@ _SIDEWAYS = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 _HASH_SIDE = 16  # pixels that a difference hash needs of a picture, for its 9 x 8 cells
 
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+UNKNOWN = "not a picture in a known format"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise UnreadableError("empty file (0 bytes)")
     Image.init()  # once; without it only the commonest formats can be asked for
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image)
             _check_range(image)
             yield image
@@ -135,7 +136,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         if data[4:8] == b"ftyp" and data[8:12] in _PHONES:
             raise UnreadableError("a HEIC or AVIF picture, which is not read; save it as JPEG") from error
-        raise UnreadableError("not a picture in a known format") from error
+        raise UnreadableError(UNKNOWN) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableError(f"too many pixels (at most {MAX_PIXELS:,} are read)") from error
     except Exception as error:  # Pillow's decoders raise errors of many types on damaged bytes

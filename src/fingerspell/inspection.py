@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fingerspell import remarks, splits
+from fingerspell import splits
 from fingerspell.alphabet import LETTERS, MOVING_LETTERS, NON_LETTERS, is_letter
 from fingerspell.errors import SplitError
 from fingerspell.looks import Looks, effective_number
@@ -26,6 +26,7 @@ _NAMED = 5  # things named in a sentence, before "and so many more"
 _SHOWN = 24  # pictures on a contact sheet
 
 # From where on a measure is a finding. Grey values are 0 to 255.
+_LEAK = 0.05  # of the test pictures have a near-copy in training: as many as could move a score by a few points
 _INDEPENDENT = 0.5  # bursts over pictures: below it, most pictures repeat another
 _UNBALANCED = 3  # pictures of the most frequent letter over those of the rarest
 _FEW_BURSTS = 10  # of a letter: fewer cannot be divided into train, validation and test that mean something
@@ -242,8 +243,8 @@ def _duplicates(letters: Sequence[Picture]) -> Finding | None:
 
 
 def _leaks(leaks: Sequence[Leak]) -> Finding | None:
-    bad = [leak for leak in leaks if leak.share is not None and leak.share > remarks.LEAK]
-    clean = [leak.protocol for leak in leaks if leak.share is not None and leak.share <= remarks.LEAK]
+    bad = [leak for leak in leaks if leak.share is not None and leak.share > _LEAK]
+    clean = [leak.protocol for leak in leaks if leak.share is not None and leak.share <= _LEAK]
     if not bad:
         return None
     listed = ", ".join(f"{leak.share:.0%} of test pictures of --split {leak.protocol}" for leak in bad)

@@ -45,6 +45,11 @@ FORMAT = 5
 _READ = (3, 4, FORMAT)  # before 4 no picture was padded; before 5 a fusion saw pictures as they are
 NO_LETTER = "no letter"
 BOXED = Path(__file__).parent / "boxed"
+_RESULTS = {  # what other folders of ours are known by, the first that is there
+    "strangers.json": "a study of strangers",
+    "recipe.toml": "an unfinished run",
+    "metrics.json": "an evaluation",
+}
 _BATCH = 4  # pictures that go through the network at once: 32 of a reader's take 0.7 GiB more, and no less time
 
 
@@ -279,7 +284,7 @@ class Model:
 
 def is_model(path: Path | str) -> bool:
     """Whether a folder is a model's or a run's, whole or not, or another result of ours: no pictures to be read."""
-    names = ("model.json", "model.onnx", "recipe.toml", "metrics.json", "strangers.json")
+    names = ("model.json", "model.onnx", *_RESULTS)
     return any((folder / name).exists() for folder in (Path(path), Path(path) / "model") for name in names)
 
 
@@ -309,9 +314,11 @@ def load_model(path: Path | str | None = None, hand_model: Path | None = None) -
         folder = folder / "model"
     for name in ("model.json", "model.onnx"):
         if not (folder / name).exists():
+            found = next((what for mark, what in _RESULTS.items() if (folder / mark).exists()), "no model")
             raise ModelError(
-                f"{folder}: no {name} in this folder, so it is not a model. Expected the folder of a finished run "
-                "(runs/<name>) or the model folder inside it; `strangers` makes a model with --final alone."
+                f"{folder}: no {name} in this folder: found {found}, expected the folder of a finished run "
+                "(runs/<name>) with model/ in it, or that model folder. Of a study of strangers name one of folds/*, "
+                "or make a model of all groups: `fingerspell strangers ... --final`."
             )
     content = (folder / "model.json").read_bytes()
     _check_format(folder, content)
