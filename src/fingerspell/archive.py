@@ -226,6 +226,11 @@ def by_part(archive: Archive, ids: Sequence[str]) -> Iterator[tuple[str, Archive
         yield stem, part, [name.removeprefix(home) for name in ids if name.startswith(home)]
 
 
+def called(archive: Archive, file: str) -> list[str]:
+    """Names of the members that are called so, in whatever folder: a set may be packed with its own."""
+    return [member.name for member in archive.members if member.name.rpartition("/")[2] == file]
+
+
 def open_archives(sources: Path | str | Sequence[Path | str]) -> Archive:
     """Open one source as ``open_archive`` does, or several as one archive.
 
@@ -280,19 +285,15 @@ def open_archive(path: Path | str) -> Archive:
         raise ArchiveError(f"{path}: there is no such file or folder. Check the path.")
     if path.stat().st_size == 0:
         raise ArchiveError(f"{path}: the file is empty. Expected a zip file, a tar file or a folder of pictures.")
-    if packed := _packed_as(path):
+    if packed := packed_as(path):
         return packed(path)
     raise ArchiveError(
         f"{path}: neither a zip file nor a tar file nor a folder. Pack the class folders (A/, B/, ...) as one of these."
     )
 
 
-def is_archive(path: Path) -> bool:
-    """Whether a path is a folder, or by its content a zip or tar file."""
-    return path.is_dir() or (path.is_file() and _packed_as(path) is not None)
-
-
-def _packed_as(path: Path) -> type[ZipArchive | TarArchive] | None:
+def packed_as(path: Path) -> type[ZipArchive | TarArchive] | None:
+    """What a file is by its content; None if it is neither a zip nor a tar file."""
     if _starts_with(path, _ZIP_MAGIC):
         return ZipArchive
     if _starts_with(path, _TAR_MAGIC) or tarfile.is_tarfile(path):

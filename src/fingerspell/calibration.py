@@ -76,7 +76,6 @@ def fit(
     """
     weights = np.ones(len(targets)) if weights is None else weights
     logits = np.log(np.maximum(probabilities.astype(float), LEAST))
-
     runner_up = np.partition(logits, -2, axis=1)[:, -2]
 
     def loss(log_temperature: float) -> float:

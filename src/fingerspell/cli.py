@@ -619,7 +619,7 @@ def _tell(run: Run, *, as_json: bool) -> None:
 
 def _pictures(inputs: list[str], on_unreadable: Callable[[str, str], None]) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of every picture that the arguments of ``predict`` mean."""
-    from fingerspell.archive import is_archive, open_archive
+    from fingerspell.archive import open_archive, packed_as
     from fingerspell.dataset import sort_out
     from fingerspell.errors import ArchiveError, UnreadableError
     from fingerspell.images import SUFFIXES
@@ -630,7 +630,7 @@ def _pictures(inputs: list[str], on_unreadable: Callable[[str, str], None]) -> I
             yield "stdin", sys.stdin.buffer.read()
             continue
         try:
-            if path.is_file() and (path.suffix.lower() in SUFFIXES or not is_archive(path)):
+            if path.is_file() and (path.suffix.lower() in SUFFIXES or not packed_as(path)):
                 yield text, path.read_bytes()
                 continue
             with open_archive(path) as archive:

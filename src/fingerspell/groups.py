@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fingerspell.archive import by_part
+from fingerspell.archive import by_part, called
 from fingerspell.errors import SplitError
 from fingerspell.splits import read_groups
 from fingerspell.truth import rendered_among
@@ -60,14 +60,13 @@ def _signers(archive: Archive, ids: Sequence[str]) -> dict[str, str]:
 
     A set may be packed with its folder, so the one list may lie in the folder that all pictures lie in.
     """
-    lists = [member.name for member in archive.members if member.name.rpartition("/")[2] == SIGNERS]
-    folder = lists[0].removesuffix(SIGNERS) if len(lists) == 1 else ""
-    if not lists or folder + SIGNERS not in lists or not all(name.startswith(folder) for name in ids):
+    lists = called(archive, SIGNERS)
+    table = lists[0] if len(lists) == 1 else SIGNERS
+    folder = table.removesuffix(SIGNERS)
+    if table not in lists or not all(name.startswith(folder) for name in ids):
         return {}
     own = {name.removeprefix(folder): name for name in ids}
-    return {
-        own[name]: signer for name, signer in read_groups(archive.read(folder + SIGNERS), "signer", list(own)).items()
-    }
+    return {own[name]: signer for name, signer in read_groups(archive.read(table), "signer", list(own)).items()}
 
 
 def _read_source(archive: Archive, source: str, ids: Sequence[str]) -> dict[str, str]:

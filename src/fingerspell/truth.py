@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fingerspell import hands
-from fingerspell.archive import by_part
+from fingerspell.archive import by_part, called
 from fingerspell.errors import DatasetError
 from fingerspell.rendering.generate import TABLE
 
@@ -55,7 +55,7 @@ def rendered_among(archive: Archive, ids: Sequence[str]) -> frozenset[str]:
 
 def _table(archive: Archive) -> str | None:
     """Name of the one table of a rendered set; its pictures lie in its folder, for a set may be packed with it."""
-    tables = [member.name for member in archive.members if member.name.rpartition("/")[2] == TABLE]
+    tables = called(archive, TABLE)
     return tables[0] if len(tables) == 1 else None
 
 
