@@ -220,7 +220,7 @@ def test_predict_of_what_is_not_there_keeps_the_other_answers(trained: Path, tmp
     assert "empty: no pictures in it" in result.stderr
     assert "cut.zip: not a whole zip file" in result.stderr
     assert result.stderr.count("cut.zip") == 1
-    assert "notes: not a picture in a known format; expected JPEG, PNG, BMP, GIF, WEBP, TIFF, PPM" in result.stderr
+    assert "notes: not a picture in a known format (JPEG, PNG, BMP, GIF, WEBP, TIFF, PPM)" in result.stderr
 
 
 def test_predict_knows_pictures_by_their_content(trained: Path, tmp_path: Path) -> None:
@@ -233,17 +233,23 @@ def test_predict_knows_pictures_by_their_content(trained: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("mark", "kind"), [("strangers.json", "a study of strangers"), ("metrics.json", "an evaluation")]
+    ("mark", "result"),
+    [
+        ("strangers.json", "a study of strangers"),
+        ("folds/one/recipe.toml", "a study of strangers"),
+        ("recipe.toml", "a run"),
+        ("metrics.json", "an evaluation"),
+    ],
 )
-def test_results_without_a_model_are_no_pictures(tmp_path: Path, mark: str, kind: str) -> None:
+def test_results_without_a_model_are_no_pictures(tmp_path: Path, mark: str, result: str) -> None:
     figure, hand = noisy_picture("A", 1), noisy_picture("B", 500)
     write_folder(tmp_path, {f"out/{mark}": b"{}", "out/strangers.png": figure, "hand.png": hand})
-    result = command("predict", tmp_path / "out", tmp_path / "hand.png")
-    assert result.exit_code == 1
-    assert not result.stdout
-    assert f"out: no model.json in this folder: found {kind}, expected" in str(result.exception)
-    assert "one of folds/*" in str(result.exception)
-    assert "`fingerspell strangers ... --final`" in str(result.exception)
+    said = command("predict", tmp_path / "out", tmp_path / "hand.png")
+    assert said.exit_code == 1
+    assert not said.stdout
+    assert f"out: no model.json in this folder: found {result}, expected" in str(said.exception)
+    assert "one of folds/*" in str(said.exception)
+    assert "`fingerspell strangers ... --final`" in str(said.exception)
 
 
 def test_system_errors_are_one_line(

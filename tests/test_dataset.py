@@ -372,7 +372,8 @@ class TestBadPictures:
         files = {**alphabet(9, letters="AB"), "A/x.jpg": b"bad", "B/x.jpg": b"bad", "B/y.jpg": b"bad"}
         assert letters_error(scanned(tmp_path, files)) == (
             "set.zip: 3 of 21 pictures of letters cannot be read, more than 10% (the first, A/x.jpg: not a picture in "
-            "a known format). The archive seems broken: fetch it again, or see all problems with `fingerspell inspect`."
+            "a known format (JPEG, PNG, BMP, GIF, WEBP, TIFF, PPM)). The archive seems broken: fetch it again, or see "
+            "all problems with `fingerspell inspect`."
         )
 
     def test_bad_pictures_of_non_letters_do_not_count(self, tmp_path: Path) -> None:

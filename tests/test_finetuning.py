@@ -19,7 +19,7 @@ from torch import nn
 from conftest import noisy_picture
 from fingerspell import cache, finetuning, runs
 from fingerspell.archive import open_archive
-from fingerspell.backbones import Backbone, Network, Preprocessing
+from fingerspell.backbones import EMBEDDED, Backbone, Network, Preprocessing
 from fingerspell.dataset import scan
 from fingerspell.engines import TorchEngine
 from fingerspell.errors import CacheError, TuningError
@@ -156,7 +156,7 @@ finetuning.fit(t.small_network(), t.Points(), t.noisy_loss, t.OPTIONS, Path(sys.
 def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
     undisturbed = fit(small_network(), Points(), noisy_loss, OPTIONS, tmp_path / "undisturbed")
     program = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(HERE)]
-    killed = subprocess.run(program, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    killed = subprocess.run(program, check=False)  # with as many threads as here, on which last bits depend
     assert killed.returncode == -signal.SIGKILL
     steps: list[int] = []
     resumed = fit(
@@ -208,19 +208,24 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
+def in_two_processes(*arguments: str, **environment: str) -> list[int]:
+    """Exit states of two Pythons that ``accelerate launch`` would start like this."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", TOGETHER, str(tmp_path), str(HERE)],
-            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank, "GLOO_SOCKET_IFNAME": "lo"},
+            [sys.executable, *arguments],
+            env=os.environ | shared | environment | {"RANK": rank, "LOCAL_RANK": rank, "GLOO_SOCKET_IFNAME": "lo"},
         )
         for rank in ("0", "1")
     ]
-    assert [process.wait(timeout=600) for process in processes] == [0, 0]
+    return [process.wait(timeout=600) for process in processes]
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
+    assert in_two_processes("-c", TOGETHER, str(tmp_path), str(HERE)) == [0, 0]
     first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
     alone = fit(small_network(), Points(), cross_entropy, OPTIONS, tmp_path / "alone").state_dict()
     assert first.keys() == second.keys() == alone.keys()
@@ -303,6 +308,15 @@ def test_whole_run_with_fine_tuning(
     assert run.metrics["scores"]["letters"]["accuracy"] > 0.8
     cache.clear()
     assert cache.entries() == []
+
+
+def test_two_processes_make_one_run(letters_zip: Path, tmp_path: Path) -> None:
+    recipe = ("--backbone", EMBEDDED, "--size", "32", "--test-per-class", "10", "--head", "linear")
+    program = ("-m", "fingerspell", "train", str(letters_zip), *recipe, "--fine-tune", "--tune-epochs", "1")
+    home = tmp_path / "cache"
+    assert in_two_processes(*program, "--out", str(tmp_path / "run"), FINGERSPELL_CACHE=str(home)) == [0, 0]
+    assert (tmp_path / "run" / "report.html").exists()
+    assert [path.name for path in home.glob("tuned/*/*")] == ["weights.safetensors"]
 
 
 def test_a_network_is_tuned_on_the_crops_it_will_see(

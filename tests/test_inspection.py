@@ -68,7 +68,7 @@ def test_letters_without_a_good_picture_are_missing(inspection: Inspection) -> N
 
 def test_every_problem_has_its_reason(inspection: Inspection) -> None:
     assert inspection.problems == {
-        "train/A/2.jpg": "not a picture in a known format",
+        "train/A/2.jpg": "not a picture in a known format (JPEG, PNG, BMP, GIF, WEBP, TIFF, PPM)",
         "train/J/1.jpg": "empty file (0 bytes)",
         "train/hello/1.png": "unknown folder",
     }

@@ -215,7 +215,7 @@ def test_default_folder_is_named_by_recipe_and_digest(
 
 def test_finished_run_is_not_overwritten_without_being_told(run: runs.Run, letters_zip: Path) -> None:
     before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()}
-    with pytest.raises(RunError, match=r"a finished run is already there.*--overwrite.*--out"):
+    with pytest.raises(RunError, match=r"a run is already there, and finished.*--overwrite.*--out"):
         runs.train(letters_zip, overrides=SMALL | {"seed": 9}, out=run.folder)
     assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
     again = runs.train(letters_zip, overrides=SMALL | {"seed": 9}, out=run.folder, overwrite=True)
@@ -232,12 +232,12 @@ def test_folder_of_somebody_else_is_left_alone(letters_zip: Path, tmp_path: Path
 
 def test_run_and_evaluation_do_not_overwrite_each_other(run: runs.Run, letters_zip: Path, tmp_path: Path) -> None:
     model = load_model(run.folder)
-    with pytest.raises(RunError, match="found run, expected evaluation"):
+    with pytest.raises(RunError, match="found a run, expected an evaluation"):
         runs.evaluate(model, letters_zip, out=run.folder, overwrite=True)
     result = runs.evaluate(model, letters_zip, out=str(tmp_path / "result"))
-    with pytest.raises(RunError, match="found evaluation, expected run"):
+    with pytest.raises(RunError, match="found an evaluation, expected a run"):
         runs.train(letters_zip, overrides=SMALL, out=result.folder, overwrite=True)
-    with pytest.raises(RunError, match="a finished evaluation is already there"):
+    with pytest.raises(RunError, match="an evaluation is already there, and finished"):
         runs.evaluate(model, letters_zip, out=result.folder)
 
 

@@ -179,7 +179,7 @@ def test_folds_of_older_code_or_other_pictures_are_refused(
     with zipfile.ZipFile(shutil.copy(archives[0], tmp_path / archives[0].name), "a") as more:
         more.writestr("nothing/1.png", noisy_picture("?", 1))  # neither trains nor tests, but chooses the threshold
     changed = [tmp_path / archives[0].name, *archives[1:]]
-    with pytest.raises(RunError, match="anna: found a finished run with another pictures"):
+    with pytest.raises(RunError, match="anna: found a finished run with other pictures"):
         strangers(changed, tmp_path / "out", overrides=OVERRIDES)
 
 
@@ -187,11 +187,11 @@ def test_runs_and_strangers_do_not_overwrite_each_other(
     finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     archives, out, _ = finished
-    with pytest.raises(RunError, match="found study of strangers, expected run"):
+    with pytest.raises(RunError, match="found a study of strangers, expected a run"):
         train(archives, overrides=OVERRIDES | {"split.protocol": "random"}, out=out, overwrite=True)
     shutil.copytree(out / "folds" / "zoe", tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(RunError, match="found run, expected study of strangers"):
+    with pytest.raises(RunError, match="found a run, expected a study of strangers"):
         strangers(archives, tmp_path / "run", overrides=OVERRIDES, final={})
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 

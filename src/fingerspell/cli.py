@@ -333,7 +333,7 @@ def predict(
     What cannot be read is named on the error stream, and the exit status is then 1; the other pictures go on. With
     --json the model in the box also says where the hand is.
     """
-    from fingerspell.images import FORMATS, SUFFIXES, UNKNOWN
+    from fingerspell.images import SUFFIXES
     from fingerspell.model import is_model, load_model
 
     first = Path(inputs[0])
@@ -351,7 +351,7 @@ def predict(
 
     def on_unreadable(name: str, reason: str) -> None:
         unreadable.append(name)
-        console.warn(f"{name}: {reason}" + (f"; expected {', '.join(FORMATS)}" if reason == UNKNOWN else ""))
+        console.warn(f"{name}: {reason}")
 
     for best in loaded.predictions(_pictures(inputs, on_unreadable), on_unreadable):
         if as_json:

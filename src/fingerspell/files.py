@@ -1,4 +1,4 @@
-"""Atomic writes: a file is there whole or not at all; and tables as text."""
+"""Atomic writes: a file is there whole or not at all; tables as text; what a folder of ours holds."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ import csv
 import io
 import os
 import tempfile
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
+Result = Literal["a study of strangers", "a run", "an evaluation"]
+
 _TEMPORARY = ".partial"
+# By which files a result is known, finished or not: a study may hold the recipe of a model of all groups, and a run has
+# scores as an evaluation has.
+_MARKS: dict[Result, tuple[str, ...]] = {
+    "a study of strangers": ("strangers.json", "folds/*/recipe.toml"),
+    "a run": ("recipe.toml",),
+    "an evaluation": ("metrics.json",),
+}
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -46,6 +55,11 @@ def write_text(path: Path, text: str) -> None:
 def is_temporary(path: Path) -> bool:
     """Whether a file is what a write that was killed left behind."""
     return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
+
+
+def result_in(folder: Path) -> Result | None:
+    """What a folder holds of what we write, finished or not; None: nothing."""
+    return next((result for result, marks in _MARKS.items() if any(any(folder.glob(m)) for m in marks)), None)
 
 
 def csv_text(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -51,7 +51,6 @@ _SIDEWAYS = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 _HASH_SIDE = 16  # pixels that a difference hash needs of a picture, for its 9 x 8 cells
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-UNKNOWN = "not a picture in a known format"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         if data[4:8] == b"ftyp" and data[8:12] in _PHONES:
             raise UnreadableError("a HEIC or AVIF picture, which is not read; save it as JPEG") from error
-        raise UnreadableError(UNKNOWN) from error
+        raise UnreadableError(f"not a picture in a known format ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableError(f"too many pixels (at most {MAX_PIXELS:,} are read)") from error
     except Exception as error:  # Pillow's decoders raise errors of many types on damaged bytes

@@ -26,6 +26,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from fingerspell import hands, images
 from fingerspell.errors import ModelError, UnreadableError
+from fingerspell.files import result_in
 from fingerspell.images import Interpolation
 from fingerspell.streams import batched, ordered_map, processors
 
@@ -45,11 +46,6 @@ FORMAT = 5
 _READ = (3, 4, FORMAT)  # before 4 no picture was padded; before 5 a fusion saw pictures as they are
 NO_LETTER = "no letter"
 BOXED = Path(__file__).parent / "boxed"
-_RESULTS = {  # what other folders of ours are known by, the first that is there
-    "strangers.json": "a study of strangers",
-    "recipe.toml": "an unfinished run",
-    "metrics.json": "an evaluation",
-}
 _BATCH = 4  # pictures that go through the network at once: 32 of a reader's take 0.7 GiB more, and no less time
 
 
@@ -284,8 +280,9 @@ class Model:
 
 def is_model(path: Path | str) -> bool:
     """Whether a folder is a model's or a run's, whole or not, or another result of ours: no pictures to be read."""
-    names = ("model.json", "model.onnx", *_RESULTS)
-    return any((folder / name).exists() for folder in (Path(path), Path(path) / "model") for name in names)
+    folder = Path(path)
+    names = ("model.json", "model.onnx", "model/model.json", "model/model.onnx")
+    return any((folder / name).exists() for name in names) or result_in(folder) is not None
 
 
 def load_model(path: Path | str | None = None, hand_model: Path | None = None) -> Model:
@@ -314,9 +311,8 @@ def load_model(path: Path | str | None = None, hand_model: Path | None = None) -
         folder = folder / "model"
     for name in ("model.json", "model.onnx"):
         if not (folder / name).exists():
-            found = next((what for mark, what in _RESULTS.items() if (folder / mark).exists()), "no model")
             raise ModelError(
-                f"{folder}: no {name} in this folder: found {found}, expected the folder of a finished run "
+                f"{folder}: no {name} in this folder: found {result_in(folder) or 'no model'}, expected a finished run "
                 "(runs/<name>) with model/ in it, or that model folder. Of a study of strangers name one of folds/*, "
                 "or make a model of all groups: `fingerspell strangers ... --final`."
             )

@@ -16,7 +16,7 @@ from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive, open_archives
 from fingerspell.dataset import scan
 from fingerspell.errors import RunError
-from fingerspell.files import csv_text, is_temporary, write_text
+from fingerspell.files import csv_text, is_temporary, result_in, write_text
 from fingerspell.images import decode
 from fingerspell.neighbours import has_near_copy
 from fingerspell.progress import silent
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fingerspell.engines import Engine
     from fingerspell.evaluation import Answers
     from fingerspell.features import Extraction
+    from fingerspell.files import Result
     from fingerspell.model import Card, Model
     from fingerspell.progress import Progress
     from fingerspell.recipes import Recipe
@@ -117,13 +118,13 @@ def train(
             _check_same(Path(out), chosen, dataset, split)
             return Run(Path(out), json.loads((Path(out) / "metrics.json").read_text("utf-8")), clock.seconds)
         if chosen.fine_tuning.enabled and out:
-            prepare_folder(Path(out), kind="run", overwrite=overwrite)  # before hours of training
+            prepare_folder(Path(out), result="a run", overwrite=overwrite)  # before hours of training
         with clock.stage("backbone"):
             spare = steps.choose_spare_others(archive, dataset, (*refused, *others), chosen)
             engine = steps.choose_engine(archive, split, spare, chosen, on_progress)
         default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, engine)[:8]}"
         folder = Path(out) if out else default
-        prepare_folder(folder, kind="run", overwrite=overwrite)
+        prepare_folder(folder, result="a run", overwrite=overwrite)
         write_text(folder / "recipe.toml", chosen.to_toml())
         write_text(folder / "split.csv", split.to_csv())
         with open_store(cache.features_folder(), engine) as store:
@@ -209,7 +210,7 @@ def evaluate(
             dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
         pictures = dataset.letters()
         folder = Path(out) if out else Path("runs") / f"{model.card.name}-on-{Path(dataset.name).stem}"
-        prepare_folder(folder, kind="evaluation", overwrite=overwrite)
+        prepare_folder(folder, result="an evaluation", overwrite=overwrite)
         with clock.stage("recognition"):
             answers = evaluation.answer(
                 model, archive, pictures, evaluation.others_of(dataset.pictures), on_progress=on_progress
@@ -284,26 +285,26 @@ def _check_same(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) ->
         card = json.loads((folder / "model" / "model.json").read_text("utf-8"))
         trained_on, backbone = card["trained_on"], card["backbone"]
         found = {
-            "form of the model": card["format"],
-            "features": (backbone.get("version"), card.get("hands")),
-            "training": trained_on.get("training"),
-            "pictures": trained_on["pictures_sha256"],
-            "recipe": (folder / "recipe.toml").read_text("utf-8"),
-            "split": (folder / "split.csv").read_text("utf-8"),
+            "another form of the model": card["format"],
+            "other features": (backbone.get("version"), card.get("hands")),
+            "another training": trained_on.get("training"),
+            "other pictures": trained_on["pictures_sha256"],
+            "another recipe": (folder / "recipe.toml").read_text("utf-8"),
+            "another split": (folder / "split.csv").read_text("utf-8"),
         }
     except (OSError, ValueError, LookupError) as error:
         raise RunError(f"{folder}: the finished run there cannot be read ({error}). {_DELETE}") from error
     expected = {
-        "form of the model": FORMAT,
-        "features": steps.features_facts(recipe),
-        "training": _training(recipe),
-        "pictures": dataset.digest,
-        "recipe": recipe.to_toml(),
-        "split": split.to_csv(),
+        "another form of the model": FORMAT,
+        "other features": steps.features_facts(recipe),
+        "another training": _training(recipe),
+        "other pictures": dataset.digest,
+        "another recipe": recipe.to_toml(),
+        "another split": split.to_csv(),
     }
     other = [name for name, value in expected.items() if found[name] != value]
     if other:
-        raise RunError(f"{folder}: found a finished run with another {other[0]}; expected one to go on from. {_DELETE}")
+        raise RunError(f"{folder}: found a finished run with {other[0]}; expected one to go on from. {_DELETE}")
 
 
 def _training(recipe: Recipe) -> list[int]:
@@ -317,25 +318,25 @@ def _training(recipe: Recipe) -> list[int]:
     return [training.VERSION, finetuning.VERSION, teaching.VERSION]
 
 
-def prepare_folder(folder: Path, *, kind: str, overwrite: bool) -> None:
+def prepare_folder(folder: Path, *, result: Result, overwrite: bool) -> None:
     """Make way for a run, an evaluation or a study of strangers, or take over what an unfinished one left.
 
-    The report is written last and so marks a finished one. Only a run has a recipe, and only a study has folds.
+    The report is written last and so marks a finished one.
     """
-    there = [path for path in folder.iterdir() if not is_temporary(path)] if folder.exists() else []
-    if not there:
+    there = next((path for path in folder.rglob("*") if path.is_file() and not is_temporary(path)), None)
+    if there is None:
         return
     report = folder / "report.html"
-    marks = {"study of strangers": "folds", "run": "recipe.toml", "evaluation": "metrics.json"}
-    found = next((what for what, mark in marks.items() if (folder / mark).exists()), "none of ours")
-    if found != kind:
+    found = result_in(folder)
+    if found != result:
         raise RunError(
-            f"{folder}: this folder holds something else ({there[0].name}, ...): found {found}, expected {kind}. "
+            f"{folder}: this folder holds something else ({there.name}, ...): found {found or 'nothing of ours'}, "
+            f"expected {result}. "
             "Choose another folder with --out; nothing was changed."
         )
     if report.exists() and not overwrite:
         raise RunError(
-            f"{folder}: a finished {kind} is already there; see {report}. "
+            f"{folder}: {result} is already there, and finished; see {report}. "
             "To do it again give --overwrite, to keep both give another --out."
         )
     for stale in (report, *(folder / "figures").glob("*.png")):  # a figure that the new run lacks must not stay

@@ -150,7 +150,7 @@ def strangers(
     known = _look(sources, recipe, overrides, on_progress)
     last = override(known.recipe, dict(final or {}))
     names = _held_out(known, by)
-    prepare_folder(out, kind="study of strangers", overwrite=False)
+    prepare_folder(out, result="a study of strangers", overwrite=False)
     folds = []
     for number, name in enumerate(names):
         on_progress("Groups held out", number, len(names))
