@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import pytest
 import torch
 
-from fingerspell.augmentation import augment, warps
+from fingerspell.augmentation import augment, changes
 
 
 def cornered(size: int = 32) -> torch.Tensor:
@@ -43,15 +44,28 @@ def test_same_seed_same_pictures() -> None:
 @pytest.mark.parametrize("rotation", [0.0, 10.0, 20.0])
 def test_turn_is_bounded_and_nothing_stands_on_its_head(rotation: float) -> None:
     torch.manual_seed(1)
-    matrices = warps(4000, rotation=rotation, mirrored=False)
-    turns = torch.rad2deg(torch.atan2(matrices[:, 1, 0], matrices[:, 0, 0]))
-    assert float(turns.abs().max()) <= rotation + 1e-3
-    if rotation:
-        assert float(turns.abs().max()) > 0.95 * rotation
-    assert bool((torch.linalg.det(matrices[:, :2, :2]) > 0).all())
-    mirrored = warps(4000, rotation=rotation, mirrored=True)
-    assert bool((mirrored[:, 1, 1] > 0.8 * math.cos(math.radians(20 + 6))).all())  # down stays down
-    assert 0.45 < float((torch.linalg.det(mirrored[:, :2, :2]) < 0).float().mean()) < 0.55
+    pictures = torch.zeros(2000, 3, 4, 4)
+    matrices = []
+    for mirrored in (False, True):
+        changing = changes(rotation, mirrored)
+        changing(pictures)
+        matrices.append(cast("torch.Tensor", changing.transform_matrix))
+    plain, mirrored_too = matrices
+    turns = torch.rad2deg(torch.atan2(plain[:, 1, 0], plain[:, 0, 0])).abs()
+    assert float(turns.max()) <= rotation + 6 + 1e-3  # and what shearing adds
+    assert float(turns.max()) >= 0.9 * rotation
+    assert bool((torch.linalg.det(plain[:, :2, :2]) > 0).all())
+    assert bool((mirrored_too[:, 1, 1] > 0.8 * math.cos(math.radians(20 + 6))).all())  # down stays down
+    assert 0.45 < float((torch.linalg.det(mirrored_too[:, :2, :2]) < 0).float().mean()) < 0.55
+
+
+def test_sixteen_bits_elsewhere_move_no_pixel() -> None:
+    results = []
+    for fast in (False, True):
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            results.append(augment(cornered().repeat(6, 1, 1, 1), rotation=20, mirrored=True))
+    assert torch.equal(*results)
 
 
 def test_mirroring_moves_left_to_right_and_never_up_to_down() -> None:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from itertools import chain
@@ -68,6 +68,17 @@ def test_fit_repeats_itself_and_another_seed_goes_another_way(tmp_path: Path) ->
     )
     assert equal(one, same)
     assert not equal(one, other)
+
+
+def test_sixteen_bits_learn_as_well_in_other_steps(tmp_path: Path) -> None:
+    points, fitted = Points(), {}
+    for precision in ("float32", "bfloat16"):
+        options = dataclasses.replace(OPTIONS, precision=precision)
+        fitted[precision] = fit(small_network(), points, cross_entropy, options, tmp_path / precision)
+    exact, fast = (cross_entropy(network, (points.points, points.targets)).item() for network in fitted.values())
+    assert fast == pytest.approx(exact, rel=0.02)
+    assert not equal(*fitted.values())
+    assert {value.dtype for value in fitted["bfloat16"].state_dict().values()} == {torch.float32}
 
 
 def test_shares_show_rare_examples_more_often(tmp_path: Path) -> None:
@@ -208,24 +219,16 @@ torch.distributed.destroy_process_group()
 """
 
 
-def in_two_processes(*arguments: str, **environment: str) -> list[int]:
-    """Exit states of two Pythons that ``accelerate launch`` would start like this."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            env=os.environ | shared | environment | {"RANK": rank, "LOCAL_RANK": rank, "GLOO_SOCKET_IFNAME": "lo"},
-        )
-        for rank in ("0", "1")
-    ]
-    return [process.wait(timeout=600) for process in processes]
+def in_two_processes(*program: str, **environment: str) -> None:
+    """Run a program of Python in two processes that share a training, as torchrun starts it."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    settings = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"} | environment
+    subprocess.run([*launcher, *program], env=os.environ | settings, check=True, timeout=600)
 
 
 def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
-    assert in_two_processes("-c", TOGETHER, str(tmp_path), str(HERE)) == [0, 0]
+    (tmp_path / "together.py").write_text(TOGETHER)
+    in_two_processes(str(tmp_path / "together.py"), str(tmp_path), str(HERE))
     first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
     alone = fit(small_network(), Points(), cross_entropy, OPTIONS, tmp_path / "alone").state_dict()
     assert first.keys() == second.keys() == alone.keys()
@@ -314,7 +317,7 @@ def test_two_processes_make_one_run(letters_zip: Path, tmp_path: Path) -> None:
     recipe = ("--backbone", EMBEDDED, "--size", "32", "--test-per-class", "10", "--head", "linear")
     program = ("-m", "fingerspell", "train", str(letters_zip), *recipe, "--fine-tune", "--tune-epochs", "1")
     home = tmp_path / "cache"
-    assert in_two_processes(*program, "--out", str(tmp_path / "run"), FINGERSPELL_CACHE=str(home)) == [0, 0]
+    in_two_processes(*program, "--out", str(tmp_path / "run"), FINGERSPELL_CACHE=str(home))
     assert (tmp_path / "run" / "report.html").exists()
     assert [path.name for path in home.glob("tuned/*/*")] == ["weights.safetensors"]
 

@@ -28,7 +28,7 @@ from fingerspell.recipes import Recipe
 from fingerspell.rendering import render_dataset
 from fingerspell.runs import train
 from fingerspell.strangers import Fold, fit, strangers, summarise
-from fingerspell.testing import fake_backbone
+from fingerspell.testing import FakeDetector, fake_backbone
 from pictures import encode, write_zip
 
 OVERRIDES: dict[str, Any] = {"features.engine": "torch", "head.kind": "linear", "split.per_group": 8}
@@ -240,6 +240,24 @@ def test_compare_knows_the_archives_again(finished: tuple[list[Path], Path, dict
     assert cell["own"]
     assert cell["letters"]["accuracy"] == pytest.approx(named(result)["zoe"]["scores"]["letters"]["accuracy"], abs=0.05)
     assert cell["letters"]["pictures"] == 36
+
+
+def test_a_fusion_of_all_groups_is_a_model_too(
+    finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives, _, _ = finished
+    monkeypatch.setattr("fingerspell.hands.open_detector", lambda _=None: FakeDetector())
+    fusion = {"features.crop": "hand", "head.kind": "fusion", "head.points.epochs": 2}
+    result = strangers(archives, tmp_path / "out", overrides=OVERRIDES | fusion, final={})
+    model = load_model(tmp_path / "out")
+    assert model.card.head == "fusion"
+    assert (model.card.temperature, model.card.threshold) == (
+        result["calibration"]["temperature"],
+        result["calibration"]["threshold"],
+    )
+    hand = ("hand.png", noisy_picture("A", 300))
+    (answer,) = model.predictions([hand], lambda *_: None)
+    assert answer.letter in "ABCJ"
 
 
 def test_probabilities_come_back(finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``python -m fingerspell``, as ``accelerate launch -m fingerspell`` starts it."""
+"""``python -m fingerspell``, as ``torchrun -m fingerspell`` starts it."""
 
 from fingerspell.cli import main
 

@@ -205,11 +205,11 @@ def train(
 
     Archives are read in place. Features of pictures are computed once and remembered, so that a second run with
     another head or number of epochs takes seconds. A run that was killed goes on when started again. With --fine-tune
-    several processes or machines share the training: accelerate launch -m fingerspell train ... --fine-tune
+    several processes or machines share the training: torchrun --nproc-per-node 2 -m fingerspell train ... --fine-tune
     """
     from fingerspell import runs
 
-    if runs.is_helper():  # one of the processes of `accelerate launch`, of which the first goes on alone
+    if runs.is_helper():  # one of the processes of torchrun, of which the first goes on alone
         runs.help_to_train(archives, recipe=recipe, overrides=overrides)
         return
     with console.progress() as on_progress:
@@ -254,7 +254,7 @@ def strangers(
 
     if runs.is_helper():
         raise TuningError(
-            f"strangers: found process {os.environ['RANK']} of several, expected one. Leave accelerate launch out."
+            f"strangers: found process {os.environ['RANK']} of several, expected one. Leave torchrun out."
         )
     with console.progress() as on_progress:
         result = measuring.strangers(

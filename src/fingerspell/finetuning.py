@@ -2,8 +2,7 @@
 
 ``fit`` trains any network on any examples; ``fine_tune`` does so with a backbone and letters, and test pictures never
 come here. ``tuned`` remembers what came out, for ``fine_tune`` and ``teaching.teach`` alike. All of it goes through
-Accelerate: one processor, one graphics card, several of them and several machines run the same lines (``accelerate
-launch``).
+Accelerate: one processor, one graphics card, several of them and several machines run the same lines (``torchrun``).
 Killed at any moment, the training goes on from its last checkpoint, and ends with the weights of one that was not.
 """
 
@@ -55,7 +54,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS, _CHECKPOINT, _PICTURES = "weights.safetensors", "training.safetensors", "pictures.uint8"
 # Part of the key under which weights are remembered: raise it whenever a training would end with others.
-VERSION = 1
+VERSION = 2
 
 _CHECKPOINT_S = 300.0  # between checkpoints, of which one of a large network takes seconds to write
 

@@ -128,7 +128,8 @@ class Hand:
     Attributes
     ----------
     present : float
-        Probability that there is a hand at all.
+        How surely there is a hand at all, 0 to 1: not calibrated, and too high of scenes that are like no training
+        picture.
     right : float
         Probability that it is a right one.
     box : tuple

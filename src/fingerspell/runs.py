@@ -162,7 +162,7 @@ def train(
 
 
 def is_helper() -> bool:
-    """Whether this process only helps another to train: its rank, as ``accelerate launch`` and torchrun number them."""
+    """Whether this process only helps another to train: its rank, as torchrun numbers them."""
     return int(os.environ.get("RANK", "0")) > 0
 
 
