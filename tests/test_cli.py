@@ -252,6 +252,15 @@ def test_results_without_a_model_are_no_pictures(tmp_path: Path, mark: str, resu
     assert "`fingerspell strangers ... --final`" in str(said.exception)
 
 
+def test_results_are_no_pictures_wherever_they_stand_and_names_stay_as_they_are(trained: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path, {":v: [b]hand.png": noisy_picture("B", 500), ":x:[/b].png": b"none"})
+    said = command("predict", trained, tmp_path / ":v: [b]hand.png", tmp_path / ":x:[/b].png", trained)
+    assert said.exit_code == 1
+    assert [line.partition("\t")[0] for line in said.stdout.splitlines()] == [str(tmp_path / ":v: [b]hand.png")]
+    assert ":x:[/b].png: not a picture in a known format" in said.stderr
+    assert f"{trained}: a model or another result, expected pictures" in said.stderr
+
+
 def test_system_errors_are_one_line(
     letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,12 +8,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conftest import cache_with, noisy_picture
 from fingerspell import runs
 from fingerspell.archive import Archive
-from fingerspell.compare import compare, entries_in
+from fingerspell.compare import Answered, _paired, compare, entries_in
 from fingerspell.errors import FingerspellError, ModelError, RunError
 from fingerspell.testing import fake_backbone
 from pictures import write_zip
@@ -116,3 +117,46 @@ def test_nothing_to_compare(trained: Path, strangers: Path, tmp_path: Path) -> N
         compare([entry, entry], [strangers], tmp_path / "out")
     with pytest.raises(FingerspellError, match=r"nowhere.zip"):
         compare([entry], [tmp_path / "nowhere.zip"], tmp_path / "out")
+
+
+def test_several_answers_to_a_picture_count_as_their_mean(trained: Path, strangers: Path, tmp_path: Path) -> None:
+    entries = [entry for name in ("mlp", "folds") if (entry := entries_in(trained / name))]
+    result = compare(entries, [strangers], tmp_path / "out")
+    (pair,) = result["pairs"]
+    one, other = (cell(result, name, "strangers")["letters"]["accuracy"] for name in ("mlp", "folds"))
+    assert pair["difference"] == pytest.approx(one - other)
+    ids, looks = np.array(["1", "1", "2", "2"]), np.array(["A", "A", "B", "B"])
+    sure, named, bursts = np.ones(4, np.float32), np.ones(4, bool), np.arange(4)
+    answered = [Answered(ids, looks, np.array(list(said)), sure, named, bursts, False) for said in ("AXXX", "AABB")]
+    assert _paired(*answered)["difference"] == pytest.approx(-0.75)
+
+
+def test_runs_of_different_recipes_are_no_folds(trained: Path, strangers: Path, tmp_path: Path) -> None:
+    for name in ("mlp", "linear"):
+        shutil.copytree(trained / name, tmp_path / "runs" / name)
+    entry = entries_in(tmp_path / "runs")
+    assert entry
+    with pytest.raises(RunError, match=r"runs: found runs of real \(.*linear\), real \(.*mlp\) in this"):
+        compare([entry], [strangers], tmp_path / "out")
+
+
+def test_a_comparison_replaces_nothing_but_a_comparison(trained: Path, strangers: Path, tmp_path: Path) -> None:
+    entry = entries_in(trained / "mlp")
+    assert entry
+    shutil.copytree(trained / "linear", tmp_path / "run")
+    with pytest.raises(RunError, match=r"run: this folder holds something else .* found a run, expected a comparison"):
+        compare([entry], [strangers], tmp_path / "run")
+    assert not (tmp_path / "run" / "comparison.json").exists()
+    with pytest.raises(RunError, match=r"strangers\.zip: found a file, expected a folder for a comparison"):
+        compare([entry], [strangers], strangers)
+    for _ in range(2):
+        compare([entry], [strangers], tmp_path / "again")
+
+
+def test_archives_are_named_as_among_others(trained: Path, strangers: Path, tmp_path: Path) -> None:
+    entry = entries_in(trained / "mlp")
+    assert entry
+    sets = [tmp_path / "hands.v1", tmp_path / "hands.v2"]
+    for folder in sets:
+        shutil.unpack_archive(strangers, folder)
+    assert compare([entry], sets, tmp_path / "out")["archives"] == ["hands.v1", "hands.v2"]

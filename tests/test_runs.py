@@ -222,6 +222,37 @@ def test_finished_run_is_not_overwritten_without_being_told(run: runs.Run, lette
     assert tomllib.loads((again.folder / "recipe.toml").read_text())["seed"] == 9
 
 
+def test_killed_overwriting_leaves_no_model_of_before(
+    run: runs.Run, letters_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fingerspell.steps.extract_features", killed)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(letters_zip, overrides=SMALL | {"seed": 9}, out=run.folder, overwrite=True)
+    with pytest.raises(ModelError, match=r"no model.json in this folder: found a run"):
+        load_model(run.folder)
+    again = runs.train(letters_zip, overrides=SMALL | {"seed": 9}, out=run.folder)  # goes on without being told
+    assert load_model(again.folder).card.name == "run"
+
+
+def test_a_model_knows_the_archive_that_it_was_trained_on(run: runs.Run, letters_zip: Path, tmp_path: Path) -> None:
+    known = runs.evaluate(load_model(run.folder), letters_zip, out=tmp_path / "known").metrics
+    assert "This is no score to quote: the model was trained on this archive." in known["remarks"][0]
+    other = write_zip(tmp_path / "other.v2.zip", {f"A/{n}.png": noisy_picture("A", 700 + n) for n in range(9)})
+    unknown = runs.evaluate(load_model(run.folder), other, out=tmp_path / "unknown").metrics
+    assert not any("score to quote" in remark for remark in unknown["remarks"])
+
+
+def test_a_file_is_no_folder_for_a_run(letters_zip: Path) -> None:
+    before = letters_zip.read_bytes()
+    with pytest.raises(RunError, match=r"letters.zip: found a file, expected a folder for a run"):
+        runs.train(letters_zip, overrides=SMALL, out=letters_zip, overwrite=True)
+    assert letters_zip.read_bytes() == before
+
+
 def test_folder_of_somebody_else_is_left_alone(letters_zip: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "mine", {"thesis.txt": b"years of work"})
     for overwrite in (False, True):

@@ -10,6 +10,7 @@ import scipy.optimize
 import torch
 
 from fingerspell import hands
+from fingerspell.errors import TuningError
 from fingerspell.heads import linear_head, mlp_head, probabilities
 from fingerspell.recipes import FusionOptions, LinearOptions, MlpOptions, PointsOptions
 from fingerspell.training import Examples, disturbed, train_linear, train_mlp, train_points
@@ -73,6 +74,12 @@ def test_patience_stops_and_keeps_the_best_epoch() -> None:
     logits = trained.head(torch.from_numpy(VALIDATION.features[:, 0]))
     kept = torch.nn.functional.cross_entropy(logits, torch.from_numpy(VALIDATION.targets)).item()
     assert kept == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_a_head_that_falls_apart_is_no_head() -> None:
+    wild = replace(OPTIONS, epochs=3, learning_rate=1e30)
+    with pytest.raises(TuningError, match=r"loss became nan in epoch 3. Give a lower head.mlp.learning_rate"):
+        train_mlp(TRAIN, VALIDATION, classes=4, options=wild, seed=0)
 
 
 def test_last_batch_of_one_picture_does_no_harm() -> None:

@@ -623,11 +623,15 @@ def _pictures(inputs: list[str], on_unreadable: Callable[[str, str], None]) -> I
     from fingerspell.dataset import sort_out
     from fingerspell.errors import ArchiveError, UnreadableError
     from fingerspell.images import SUFFIXES
+    from fingerspell.model import is_model
 
     for text in inputs:
         path = Path(text)
         if text == "-":
             yield "stdin", sys.stdin.buffer.read()
+            continue
+        if is_model(path):
+            on_unreadable(text, "a model or another result, expected pictures; the model that reads them stands first")
             continue
         try:
             if path.is_file() and (path.suffix.lower() in SUFFIXES or not packed_as(path)):
@@ -638,7 +642,7 @@ def _pictures(inputs: list[str], on_unreadable: Callable[[str, str], None]) -> I
                 if not members:
                     on_unreadable(text, "no pictures in it")
                 for member in members:
-                    name = f"{text}/{member.name}"
+                    name = f"{path}/{member.name}"
                     try:
                         yield name, archive.read(member.name)
                     except UnreadableError as error:

@@ -13,13 +13,13 @@ import csv
 import json
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fingerspell import cache, calibration, metrics
 from fingerspell.alphabet import LETTERS, STATIC_LETTERS
-from fingerspell.archive import open_archive
+from fingerspell.archive import open_archive, stem_of
 from fingerspell.backbones import backbone_of
 from fingerspell.dataset import scan
 from fingerspell.engines import Hands, HandsEngine, open_engine
@@ -28,12 +28,14 @@ from fingerspell.exporting import read_head
 from fingerspell.features import extract, open_store
 from fingerspell.files import csv_text, write_text
 from fingerspell.graphs import keep_graph
+from fingerspell.hands import NAME
 from fingerspell.heads import probabilities
 from fingerspell.images import VIEWS
 from fingerspell.model import Model, load_model
 from fingerspell.neighbours import bursts
 from fingerspell.progress import silent
 from fingerspell.reporting import write_comparison
+from fingerspell.runs import check_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from fingerspell.calibration import Probabilities
     from fingerspell.dataset import Dataset, Picture
     from fingerspell.engines import Engine
+    from fingerspell.model import Card
     from fingerspell.progress import Progress
 
 _FEW = 5  # pictures of a letter below which nothing is said of its change
@@ -95,6 +98,15 @@ class Answered:
     own: bool
 
 
+class _Pictures(NamedTuple):
+    """Pictures that a row answered, each once, with the share of its answers that is ``right``."""
+
+    ids: NDArray[np.str_]
+    true: metrics.Labels
+    groups: metrics.Groups
+    right: NDArray[np.float64]
+
+
 def entries_in(path: Path) -> Entry | None:
     """Row of the matrix that a folder stands for: a model, a run, or a folder of runs; None if it is none of these."""
     if not path.is_dir():
@@ -121,13 +133,19 @@ def compare(
         If a model or an archive cannot be used; of a model that was trained on one of the archives, only the test
         pictures of its run are asked for.
     """
-    for kind, names in (("models", [entry.name for entry in entries]), ("archives", [path.stem for path in archives])):
+    for kind, names in (
+        ("models", [entry.name for entry in entries]),
+        ("archives", [stem_of(path) for path in archives]),
+    ):
         if not names:
             raise RunError(f"compare: found no {kind}. Give at least one model folder and one archive.")
         if len(set(names)) < len(names):
             raise RunError(f"compare: two {kind} have one name ({', '.join(sorted(names))}). Rename one of them.")
     cells: dict[tuple[str, str], Answered] = {}
+    check_folder(out, result="a comparison", overwrite=True)
     models = {folder: load_model(folder, hand_model) for entry in entries for folder in entry.folders}
+    for entry in entries:
+        _check_folds(entry, [models[folder].card for folder in entry.folders])
     for path in archives:
         with open_archive(path) as archive:
             dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
@@ -135,7 +153,7 @@ def compare(
             numbers = dict(zip((p.id for p in pictures), bursts(pictures).tolist(), strict=True))
             for entry in entries:
                 named = {folder: models[folder] for folder in entry.folders}
-                cells[entry.name, path.stem] = _answers(named, archive, dataset, numbers, on_progress)
+                cells[entry.name, stem_of(path)] = _answers(named, archive, dataset, numbers, on_progress)
     result = summarise(cells, {entry.name: models[entry.folders[0]].card for entry in entries})
     _write(out, result)
     return result
@@ -162,6 +180,16 @@ def summarise(cells: dict[tuple[str, str], Answered], cards: dict[str, Any]) -> 
     }
 
 
+def _check_folds(entry: Entry, cards: Sequence[Card]) -> None:
+    """Refuse to take runs of different recipes for folds of one."""
+    kinds = {f"{card.trained_on['recipe']} ({card.backbone.get('backbone', NAME)}, {card.head})" for card in cards}
+    if len(kinds) > 1:
+        raise RunError(
+            f"{entry.name}: found runs of {', '.join(sorted(kinds))} in this folder; expected the folds of one recipe. "
+            "Name the runs one by one."
+        )
+
+
 def _model_folder(path: Path) -> Path | None:
     for folder in (path / "model", path):
         if (folder / "model.json").exists():
@@ -176,7 +204,7 @@ def _answers(
     pictures = dataset.letters()
     asked, letters, sure, named, own = [], [], [], [], False
     for folder, model in models.items():
-        place = _place_in_training(model, dataset)
+        place = model.card.place_of(dataset.digest)
         own = own or place is not None
         some = list(pictures) if place is None else _unseen(folder, pictures, place)
         if not some:
@@ -200,14 +228,6 @@ def _answers(
         groups=np.array([numbers[p.id] for p in asked]),
         own=own,
     )
-
-
-def _place_in_training(model: Model, dataset: Dataset) -> str | None:
-    """What stands before these pictures' ids where a model was trained on them ("": nothing); None if it was not."""
-    trained_on = model.card.trained_on
-    if trained_on["pictures_sha256"] == dataset.digest:
-        return ""
-    return next((f"{stem}/" for stem, digest in trained_on.get("parts", {}).items() if digest == dataset.digest), None)
 
 
 def _unseen(folder: Path, pictures: Sequence[Picture], place: str) -> list[Picture]:
@@ -264,9 +284,9 @@ def _sureness(answered: Answered) -> dict[str, Any]:
 
 def _paired(one: Answered, other: Answered) -> dict[str, Any]:
     """Difference in accuracy on the pictures of both, and the letters in which it is more than chance."""
-    common, rows, other_rows = np.intersect1d(one.ids, other.ids, return_indices=True)
-    true, groups = one.true[rows], one.groups[rows]
-    right, other_right = one.predicted[rows] == true, other.predicted[other_rows] == true
+    mine, theirs = _by_picture(one), _by_picture(other)
+    common, rows, other_rows = np.intersect1d(mine.ids, theirs.ids, assume_unique=True, return_indices=True)
+    true, groups, right, other_right = mine.true[rows], mine.groups[rows], mine.right[rows], theirs.right[other_rows]
     moved = []
     for letter in LETTERS:
         own = true == letter
@@ -284,6 +304,12 @@ def _paired(one: Answered, other: Answered) -> dict[str, Any]:
         "static_difference": float(right[static].mean() - other_right[static].mean()) if static.any() else None,
         "moved": moved,
     }
+
+
+def _by_picture(answered: Answered) -> _Pictures:
+    ids, first, rows, counts = np.unique(answered.ids, return_index=True, return_inverse=True, return_counts=True)
+    right = np.bincount(rows, answered.predicted == answered.true) / counts
+    return _Pictures(ids, answered.true[first], answered.groups[first], right)
 
 
 def _write(out: Path, result: dict[str, Any]) -> None:

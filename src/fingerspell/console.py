@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from rich.console import Console
     from rich.table import Table
 
     from fingerspell.inspection import Inspection, Leak
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Bars with the time left, one a stage, for as long as the context lasts."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -31,7 +31,7 @@ def progress() -> Iterator[Progress]:
         TimeElapsedColumn(),
     )
     tasks: dict[str, Any] = {}
-    bars = Bars(*columns, console=Console(stderr=True))
+    bars = Bars(*columns, console=_console(stderr=True))
 
     def advance(stage: str, done: int, total: int) -> None:
         if stage not in tasks:
@@ -46,20 +46,24 @@ def progress() -> Iterator[Progress]:
             bars.stop()
 
 
-def warn(message: str) -> None:
-    """One line on the error stream."""
+def _console(*, stderr: bool = False) -> Console:
+    """Screen that shows names as they are, whatever is in them."""
     from rich.console import Console
 
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def warn(message: str) -> None:
+    """One line on the error stream."""
+    _console(stderr=True).print(message, soft_wrap=True)
 
 
 def show_scores(metrics: Mapping[str, Any]) -> None:
     """Scores of a run as a table, and the remarks below it."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console.print(f"{metrics['model']}: {metrics['measured_on']}", markup=False)
+    console = _console()
+    console.print(f"{metrics['model']}: {metrics['measured_on']}")
     table = Table()
     for column in ("", "accuracy and 95%", "macro F1", "pictures", "bursts", "leak"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
@@ -76,12 +80,11 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
     console.print(table)
     console.print("bursts: sets of near-copies; leak: test pictures with a near-copy of their letter in training")
     for remark in (*metrics.get("split", {}).get("notes", ()), *metrics["remarks"]):
-        console.print(f"- {remark}", markup=False)
+        console.print(f"- {remark}")
 
 
 def show_comparison(result: Mapping[str, Any]) -> None:
     """Matrix of accuracies, models down, data sets across."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table()
@@ -91,12 +94,11 @@ def show_comparison(result: Mapping[str, Any]) -> None:
     cells = {(cell["model"], cell["archive"]): cell for cell in result["cells"]}
     for model in result["models"]:
         table.add_row(model, *(_cell(cells[model, archive]) for archive in result["archives"]))
-    Console(highlight=False).print(table, "* test pictures of the data set that the model was trained on", sep="\n")
+    _console().print(table, "* test pictures of the data set that the model was trained on", sep="\n")
 
 
 def show_strangers(result: Mapping[str, Any]) -> None:
     """Scores on every group that was held out, with the mean below."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table()
@@ -115,7 +117,7 @@ def show_strangers(result: Mapping[str, Any]) -> None:
             f"{sure['calibration_error']:.3f}",
             *("" if sure[name] is None else f"{sure[name]:.1%}" for name in ("named", "wrong_of_named")),
         )
-    console = Console(highlight=False)
+    console = _console()
     console.print(table)
     console.print("26, 24: accuracy on all letters, and on those that are held still; F1: mean over letters")
     console.print("error (of calibration), named, wrong: with what was fitted on the other groups, strangers too")
@@ -132,12 +134,10 @@ def _cell(cell: Mapping[str, Any]) -> str:
 
 def show_explanation(result: Mapping[str, Any]) -> None:
     """Answers of the explained pictures, and how much of the evidence is in the hand."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = _console()
     for row in result["pictures"]:
         inside = "" if row.get("inside") is None else f"  {row['inside']:.0%} of the evidence in the hand's box"
-        console.print(f"{row['id']}: {row['letter']} {row['probability']:.3f}{inside}", markup=False)
+        console.print(f"{row['id']}: {row['letter']} {row['probability']:.3f}{inside}")
     if "inside" in result:
         console.print(
             f"Median share of the evidence inside the hand's box: {result['inside']:.0%}; the box takes "
@@ -147,12 +147,11 @@ def show_explanation(result: Mapping[str, Any]) -> None:
 
 def show_inspection(inspection: Inspection) -> None:
     """Counts of a data set as a table, with everything that was left out below it."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = _console()
     parts = sorted({part for counts in inspection.labels.values() for part in counts})
-    console.print(f"{inspection.name}: {inspection.pictures:,} pictures", markup=False)
+    console.print(f"{inspection.name}: {inspection.pictures:,} pictures")
     table = Table()
     table.add_column("class")
     for part in (*(part or "pictures" for part in parts), "bursts"):
@@ -170,15 +169,15 @@ def show_inspection(inspection: Inspection) -> None:
     }
     for name, fact in facts.items():
         if fact:
-            console.print(f"{name}: {fact}", markup=False)
+            console.print(f"{name}: {fact}")
     for picture, problem in list(inspection.problems.items())[:_SHOWN]:
-        console.print(f"  {picture}: {problem}", markup=False)
+        console.print(f"  {picture}: {problem}")
     if len(inspection.problems) > _SHOWN:
-        console.print(f"  ... and {len(inspection.problems) - _SHOWN} more (--json or --csv show all)", markup=False)
+        console.print(f"  ... and {len(inspection.problems) - _SHOWN} more (--json or --csv show all)")
 
     console.print(_leaks(inspection.leaks))
     for finding in inspection.findings:
-        console.print(str(finding), markup=False)
+        console.print(str(finding))
 
 
 def _leaks(leaks: Sequence[Leak]) -> Table:

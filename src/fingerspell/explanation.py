@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fingerspell import hands
-from fingerspell.errors import DatasetError, ModelError
+from fingerspell.errors import DatasetError, ModelError, UnreadableError
 from fingerspell.figures import SHEET, evidence_figure, png
 from fingerspell.files import write_bytes, write_text
 from fingerspell.progress import silent
@@ -218,7 +218,10 @@ def explain_files(
     for name, data in files():
         if name not in chosen:
             continue
-        seen = model.prepare(data)
+        try:
+            seen = model.prepare(data)
+        except UnreadableError as error:
+            raise UnreadableError(f"{name}: {error}. Leave it out.") from error
         found = explain(model, seen)
         row: dict[str, Any] = {"id": name, "letter": found.letter, "probability": found.probability}
         if name in known:

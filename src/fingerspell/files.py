@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-Result = Literal["a study of strangers", "a run", "an evaluation"]
+Result = Literal["a study of strangers", "a run", "an evaluation", "a comparison"]
 
 _TEMPORARY = ".partial"
 # By which files a result is known, finished or not: a study may hold the recipe of a model of all groups, and a run has
@@ -23,6 +23,7 @@ _MARKS: dict[Result, tuple[str, ...]] = {
     "a study of strangers": ("strangers.json", "folds/*/recipe.toml"),
     "a run": ("recipe.toml",),
     "an evaluation": ("metrics.json",),
+    "a comparison": ("comparison.json",),
 }
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Labels = NDArray[np.str_]
     Groups = NDArray[np.int64]
+    Shares = NDArray[np.bool_] | NDArray[np.float64]
 
 CONFIDENCE = 0.95
 _RESAMPLES = 1000  # gives the ends of a 95% interval from the 25th value on either side
@@ -109,10 +110,11 @@ def text_report(true: Labels, predicted: Labels, labels: Sequence[str]) -> str:
     return report
 
 
-def paired_difference(correct: NDArray[np.bool_], other: NDArray[np.bool_], groups: Groups) -> tuple[float, float]:
+def paired_difference(correct: Shares, other: Shares, groups: Groups) -> tuple[float, float]:
     """95% bootstrap interval, over groups, of the accuracy of ``correct`` less that of ``other`` on the same pictures.
 
-    If it holds 0, these pictures cannot tell the two models apart.
+    Each has a number a picture: whether it was read right, or the share of several answers that were. If the interval
+    holds 0, these pictures cannot tell the two models apart.
     """
     _, rows = np.unique(groups, return_inverse=True)
     sums = np.stack([np.bincount(rows, correct), np.bincount(rows, other), np.bincount(rows)], axis=1)
@@ -120,7 +122,7 @@ def paired_difference(correct: NDArray[np.bool_], other: NDArray[np.bool_], grou
     return _interval((drawn[:, 0] - drawn[:, 1]) / drawn[:, 2])
 
 
-def quick_difference(correct: NDArray[np.bool_], other: NDArray[np.bool_], groups: Groups) -> tuple[float, float]:
+def quick_difference(correct: Shares, other: Shares, groups: Groups) -> tuple[float, float]:
     """As ``paired_difference``, from the variance between groups and the normal distribution: for many pairs.
 
     With one group there is no variance to measure, and the interval is all of -1 to 1.

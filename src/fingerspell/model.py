@@ -112,6 +112,12 @@ class Card:
         """How many network inputs a picture gives."""
         return hands.LOOKS if self.head == "fusion" else 1
 
+    def place_of(self, digest: str) -> str | None:
+        """What stood before the ids of an archive's pictures in training ("": nothing); None if it did not train."""
+        if self.trained_on["pictures_sha256"] == digest:
+            return ""
+        return next((f"{stem}/" for stem, own in self.trained_on.get("parts", {}).items() if own == digest), None)
+
     @property
     def reads(self) -> bool:
         """Whether the network is a reader that sees whole pictures, and so says where on them the hand is."""

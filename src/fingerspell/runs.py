@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fingerspell import cache, evaluation, inspection, splits, steps
 from fingerspell.alphabet import LETTERS
-from fingerspell.archive import open_archive, open_archives
+from fingerspell.archive import open_archive, open_archives, stem_of
 from fingerspell.dataset import scan
 from fingerspell.errors import RunError
 from fingerspell.files import csv_text, is_temporary, result_in, write_text
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 _LICENCES = "The licences of the training pictures and of the pretrained weights may bind this model too: check them."
 _NEWER = ("held_out", "per_group")  # values of a split; without them a recipe keeps the digest it had before them
 _DELETE = "Delete this folder to have it made again, or choose another with --out; nothing was changed."
+_KNOWN = (
+    "This is no score to quote: the model was trained on this archive. `fingerspell compare` measures the model of a "
+    "run on its test pictures alone."
+)
 _TUNED = "The network was fine-tuned on the training pictures."
 
 
@@ -117,14 +121,15 @@ def train(
         if keep and out and (Path(out) / "report.html").exists():
             _check_same(Path(out), chosen, dataset, split)
             return Run(Path(out), json.loads((Path(out) / "metrics.json").read_text("utf-8")), clock.seconds)
-        if chosen.fine_tuning.enabled and out:
-            prepare_folder(Path(out), result="a run", overwrite=overwrite)  # before hours of training
+        if out:
+            check_folder(Path(out), result="a run", overwrite=overwrite)  # before hours of training
         with clock.stage("backbone"):
             spare = steps.choose_spare_others(archive, dataset, (*refused, *others), chosen)
             engine = steps.choose_engine(archive, split, spare, chosen, on_progress)
         default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, engine)[:8]}"
         folder = Path(out) if out else default
-        prepare_folder(folder, result="a run", overwrite=overwrite)
+        check_folder(folder, result="a run", overwrite=overwrite)
+        clear_folder(folder)
         write_text(folder / "recipe.toml", chosen.to_toml())
         write_text(folder / "split.csv", split.to_csv())
         with open_store(cache.features_folder(), engine) as store:
@@ -147,14 +152,14 @@ def train(
             trained.history,
             # What is near to a rendered picture is so by chance.
             leaked=has_near_copy(split.test, splits.measurable(split.train, steps.rendered_of(archive, split.train))),
-            model=folder.name,
+            model=folder.absolute().name,
             measured_on=f"{len(split.test):,} test pictures of {dataset.name}, split {chosen.split.protocol}",
             split=_split_facts(split, chosen),
             features=precision,
             unreadable=_unreadable(dataset),
         )
         with clock.stage("export"):
-            card = _card(folder.name, answers.labels, chosen, dataset, engine, fitted, summary)
+            card = _card(folder.absolute().name, answers.labels, chosen, dataset, engine, fitted, summary)
             card = _with_parts(card, archive, dataset)
             write_model(folder / "model", engine.graph(cache.graphs_folder()), head, card)
         _write_results(folder, archive, answers, summary, _timing(clock, extraction))
@@ -209,8 +214,8 @@ def evaluate(
         with clock.stage("scan"):
             dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
         pictures = dataset.letters()
-        folder = Path(out) if out else Path("runs") / f"{model.card.name}-on-{Path(dataset.name).stem}"
-        prepare_folder(folder, result="an evaluation", overwrite=overwrite)
+        folder = Path(out) if out else Path("runs") / f"{model.card.name}-on-{stem_of(archive.path)}"
+        check_folder(folder, result="an evaluation", overwrite=overwrite)
         with clock.stage("recognition"):
             answers = evaluation.answer(
                 model, archive, pictures, evaluation.others_of(dataset.pictures), on_progress=on_progress
@@ -218,11 +223,12 @@ def evaluate(
         summary = evaluation.summarise(
             answers,
             Calibration(model.card.temperature, model.card.threshold, model.card.risk),
-            inspection.notes(dataset),
+            [*([_KNOWN] if model.card.place_of(dataset.digest) is not None else []), *inspection.notes(dataset)],
             model=model.card.name,
             measured_on=f"{len(pictures):,} pictures of {dataset.name}, trained on {model.card.trained_on['archive']}",
             unreadable=_unreadable(dataset),
         )
+        clear_folder(folder)
         _write_results(folder, archive, answers, summary, _timing(clock, None))
     return Run(folder, summary, clock.seconds)
 
@@ -271,7 +277,7 @@ def train_everybody(
             trained = steps.train_head(archive, store, split, chosen, on_progress)
         _write_history(out, trained)
         summary = {"split": _split_facts(split, chosen) | measured["trained_on"], "scores": measured["scores"]}
-        card = _card(out.name, split.labels, chosen, dataset, engine, fitted, summary)
+        card = _card(out.absolute().name, split.labels, chosen, dataset, engine, fitted, summary)
         card = replace(_with_parts(card, archive, dataset), strangers=measured["strangers"])
         head = tempered(trained.head, fitted.temperature)
         write_model(out / "model", engine.graph(cache.graphs_folder()), head, card)
@@ -318,11 +324,15 @@ def _training(recipe: Recipe) -> list[int]:
     return [training.VERSION, finetuning.VERSION, teaching.VERSION]
 
 
-def prepare_folder(folder: Path, *, result: Result, overwrite: bool) -> None:
-    """Make way for a run, an evaluation or a study of strangers, or take over what an unfinished one left.
+def check_folder(folder: Path, *, result: Result, overwrite: bool) -> None:
+    """Refuse a folder for a result that holds something else, or a finished one that is not to be overwritten.
 
     The report is written last and so marks a finished one.
     """
+    if folder.is_file():
+        raise RunError(
+            f"{folder}: found a file, expected a folder for {result}, or none yet. Choose another with --out."
+        )
     there = next((path for path in folder.rglob("*") if path.is_file() and not is_temporary(path)), None)
     if there is None:
         return
@@ -339,7 +349,11 @@ def prepare_folder(folder: Path, *, result: Result, overwrite: bool) -> None:
             f"{folder}: {result} is already there, and finished; see {report}. "
             "To do it again give --overwrite, to keep both give another --out."
         )
-    for stale in (report, *(folder / "figures").glob("*.png")):  # a figure that the new run lacks must not stay
+
+
+def clear_folder(folder: Path) -> None:
+    """Take away what must not be taken for a part of the next result, should that be killed on its way."""
+    for stale in (folder / "report.html", folder / "model" / "model.json", *(folder / "figures").glob("*.png")):
         stale.unlink(missing_ok=True)
 
 

@@ -33,7 +33,7 @@ from fingerspell.neighbours import bursts
 from fingerspell.progress import silent
 from fingerspell.recipes import override
 from fingerspell.reporting import write_strangers
-from fingerspell.runs import prepare_folder, train, train_everybody
+from fingerspell.runs import check_folder, train, train_everybody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -150,7 +150,7 @@ def strangers(
     known = _look(sources, recipe, overrides, on_progress)
     last = override(known.recipe, dict(final or {}))
     names = _held_out(known, by)
-    prepare_folder(out, result="a study of strangers", overwrite=False)
+    check_folder(out, result="a study of strangers", overwrite=False)
     folds = []
     for number, name in enumerate(names):
         on_progress("Groups held out", number, len(names))

@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from fingerspell import hands
+from fingerspell.errors import TuningError
 from fingerspell.heads import FusionHead, PointsHead, describe, linear_head, mlp_head, normalise, perceptron
 from fingerspell.progress import silent
 
@@ -100,12 +101,18 @@ def train_mlp(
             rate *= options.decay_rate ** (1 / options.decay_steps)
         history.append({"epoch": epoch} | _scores(head, train, validation))
         on_progress("Training the head", epoch, options.epochs)
-        losses = [row["validation_loss"] for row in history]
-        if options.patience and losses[-1] == min(losses):
+        losses = np.nan_to_num([row["validation_loss"] for row in history], nan=np.inf)
+        least = int(losses.argmin())
+        if options.patience and least == epoch - 1:
             best = copy.deepcopy(head)
-        if options.patience and epoch - 1 - int(np.argmin(losses)) >= options.patience:
+        if options.patience and epoch - 1 - least >= options.patience:
             break
-    kept = int(np.argmin(losses)) if options.patience else len(history) - 1
+    kept = least if options.patience else len(history) - 1
+    if not np.isfinite(losses[kept]):
+        raise TuningError(
+            f"training the head: the validation loss became {history[kept]['validation_loss']} in epoch {kept + 1}. "
+            f"Give a lower head.mlp.learning_rate than {options.learning_rate} in the recipe."
+        )
     return Trained((best if options.patience else head).eval(), _marked(history, kept))
 
 
