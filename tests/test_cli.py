@@ -261,6 +261,17 @@ def test_results_are_no_pictures_wherever_they_stand_and_names_stay_as_they_are(
     assert f"{trained}: a model or another result, expected pictures" in said.stderr
 
 
+def test_explain_tells_of_each_refusal_once(trained: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path, {"hand.png": noisy_picture("B", 500), "text.png": b"none"})
+    said = command("explain", trained, tmp_path / "hand.png", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert said.exit_code == 1
+    assert said.stderr.count("nowhere: there is no such file or folder") == 1
+    assert (tmp_path / "out" / "explanation.png").exists()
+    said = command("explain", trained, tmp_path / "text.png")
+    assert "text.png: not a picture in a known format" in str(said.exception)
+    assert command("explain", trained, "-").exit_code == 2
+
+
 def test_system_errors_are_one_line(
     letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

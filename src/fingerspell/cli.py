@@ -474,10 +474,19 @@ def explain(
     from fingerspell import explanation
     from fingerspell.model import load_model
 
+    if "-" in inputs:
+        raise typer.BadParameter("found -, stdin; expected files or folders, for pictures are read twice")
+    unreadable: set[str] = set()
+
+    def on_unreadable(name: str, reason: str) -> None:
+        if name not in unreadable:
+            console.warn(f"{name}: {reason}")
+        unreadable.add(name)
+
     with console.progress() as on_progress:
         found = explanation.explain_files(
             load_model(model, hand_model),
-            lambda: _pictures(inputs, lambda name, reason: console.warn(f"{name}: {reason}")),
+            lambda: _pictures(inputs, on_unreadable),
             out,
             boxes=boxes,
             count=count,
@@ -488,6 +497,8 @@ def explain(
     else:
         console.show_explanation(found)
         typer.echo(f"{out / 'explanation.png'}")
+    if unreadable:
+        raise typer.Exit(1)
 
 
 @app.command(
