@@ -13,12 +13,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fingerspell import model as model_module
+from fingerspell import runs
 from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive
 from fingerspell.cli import app
 from fingerspell.dataset import scan
 from fingerspell.errors import ModelError
 from fingerspell.model import Model, load_model
+from fingerspell.recipes import load_recipe, override
 from fingerspell.rendering import render_letter
 from pictures import encode
 
@@ -47,6 +49,17 @@ def test_it_is_small_and_says_what_it_was_trained_on(boxed: Model) -> None:
     assert [row["group"] for row in card.strangers["groups"]] == GROUPS
     readme = (model_module.BOXED / "README.md").read_text()
     assert "On people that were not trained on" in readme
+
+
+def test_it_is_of_the_recipe_that_is_there(boxed: Model) -> None:
+    recipe = override(load_recipe("reader"), {"split.protocol": "leave-one-group-out"})
+    assert boxed.card.trained_on["recipe_sha256"] == runs._recipe_digest(recipe)  # else: make boxed
+
+
+@pytest.mark.shared
+def test_it_is_of_the_pictures_that_are_there(boxed: Model, shared: Path) -> None:
+    with open_archive(shared / "data" / "signers_p.zip") as archive:
+        assert scan(archive).digest == boxed.card.trained_on["parts"]["signers_p"]
 
 
 def test_it_is_used_where_no_model_is_named_and_says_where_the_hand_is(tmp_path: Path) -> None:
