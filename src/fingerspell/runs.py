@@ -353,7 +353,9 @@ def check_folder(folder: Path, *, result: Result, overwrite: bool) -> None:
 
 def clear_folder(folder: Path) -> None:
     """Take away what must not be taken for a part of the next result, should that be killed on its way."""
-    for stale in (folder / "report.html", folder / "model" / "model.json", *(folder / "figures").glob("*.png")):
+    model = folder / "model"
+    whole = (model / "SHA256SUMS", model / "model.json")  # in this order: what is said to be whole is
+    for stale in (folder / "report.html", *whole, *(folder / "figures").glob("*.png")):
         stale.unlink(missing_ok=True)
 
 
