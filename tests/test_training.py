@@ -82,6 +82,13 @@ def test_a_head_that_falls_apart_is_no_head() -> None:
         train_mlp(TRAIN, VALIDATION, classes=4, options=wild, seed=0)
 
 
+def test_a_loss_without_end_is_none_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"train_loss": 1.0, "train_accuracy": 0.5, "validation_accuracy": 0.5, "validation_loss": float("inf")}
+    monkeypatch.setattr("fingerspell.training._scores", lambda *_: row)
+    with pytest.raises(TuningError, match="loss became inf in epoch 1"):
+        train_mlp(TRAIN, VALIDATION, classes=4, options=replace(OPTIONS, epochs=1), seed=0)
+
+
 def test_last_batch_of_one_picture_does_no_harm() -> None:
     one_over = Examples(TRAIN.features[:33], TRAIN.targets[:33])
     trained = train_mlp(one_over, VALIDATION, classes=4, options=replace(OPTIONS, batch_size=32), seed=0)
@@ -133,6 +140,7 @@ def test_fitting_leaves_small_numbers_as_they_were() -> None:
 
 def test_training_a_head_does_not_import_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """What torch.optim would do on its first step, for seconds."""
+    torch.manual_seed(0)  # where another test has imported the compiler, the first call asks for it
     monkeypatch.setitem(sys.modules, "torch._dynamo", None)
     train_mlp(TRAIN, VALIDATION, classes=4, options=replace(OPTIONS, epochs=1), seed=0)
 

@@ -220,10 +220,11 @@ def evaluate(
             answers = evaluation.answer(
                 model, archive, pictures, evaluation.others_of(dataset.pictures), on_progress=on_progress
             )
+        known = [] if model.card.place_of(dataset.digest) is None else [_KNOWN]
         summary = evaluation.summarise(
             answers,
             Calibration(model.card.temperature, model.card.threshold, model.card.risk),
-            [*([_KNOWN] if model.card.place_of(dataset.digest) is not None else []), *inspection.notes(dataset)],
+            [*known, *inspection.notes(dataset)],
             model=model.card.name,
             measured_on=f"{len(pictures):,} pictures of {dataset.name}, trained on {model.card.trained_on['archive']}",
             unreadable=_unreadable(dataset),
@@ -341,8 +342,7 @@ def check_folder(folder: Path, *, result: Result, overwrite: bool) -> None:
     if found != result:
         raise RunError(
             f"{folder}: this folder holds something else ({there.name}, ...): found {found or 'nothing of ours'}, "
-            f"expected {result}. "
-            "Choose another folder with --out; nothing was changed."
+            f"expected {result}. Choose another folder with --out; nothing was changed."
         )
     if report.exists() and not overwrite:
         raise RunError(

@@ -101,7 +101,7 @@ def train_mlp(
             rate *= options.decay_rate ** (1 / options.decay_steps)
         history.append({"epoch": epoch} | _scores(head, train, validation))
         on_progress("Training the head", epoch, options.epochs)
-        losses = np.nan_to_num([row["validation_loss"] for row in history], nan=np.inf)
+        losses = np.nan_to_num([row["validation_loss"] for row in history], nan=np.inf, posinf=np.inf)
         least = int(losses.argmin())
         if options.patience and least == epoch - 1:
             best = copy.deepcopy(head)
