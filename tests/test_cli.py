@@ -272,6 +272,15 @@ def test_explain_tells_of_each_refusal_once(trained: Path, tmp_path: Path) -> No
     assert command("explain", trained, "-").exit_code == 2
 
 
+def test_explain_asks_the_model_in_the_box_where_none_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"hand.png": noisy_picture("B", 500)})
+    said = command("explain", tmp_path / "hand.png", "--out", tmp_path / "out", "--json")
+    assert said.exit_code == 0
+    assert json.loads(said.stdout)["model"] == "reader"
+    said = command("explain", tmp_path / "no-such-model", tmp_path / "hand.png")
+    assert "there is no such model, picture or archive" in str(said.exception)
+
+
 def test_system_errors_are_one_line(
     letters_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ from fingerspell import console
 from fingerspell.errors import FingerspellError, ModelError, TuningError, not_installed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from fingerspell.runs import Run
 
@@ -333,19 +333,9 @@ def predict(
     What cannot be read is named on the error stream, and the exit status is then 1; the other pictures go on. With
     --json the model in the box also says where the hand is.
     """
-    from fingerspell.images import SUFFIXES
-    from fingerspell.model import is_model, load_model
+    from fingerspell.model import load_model
 
-    first = Path(inputs[0])
-    of_pictures = first.suffix.lower() in {*SUFFIXES, *_PACKED}
-    if len(inputs) > 1 and inputs[0] != "-" and not first.exists() and not of_pictures:
-        raise ModelError(  # and no other model's answers
-            f"{first}: there is no such model, picture or archive. Expected the folder of a finished run (runs/<name>) "
-            "or its model folder; check the path."
-        )
-    model = inputs.pop(0) if is_model(first) else None
-    if not inputs:
-        raise typer.BadParameter(f"found the model {model} alone, expected pictures behind it")
+    model, pictures = _model_first(inputs)
     loaded = load_model(model, hand_model)
     unreadable: list[str] = []
 
@@ -353,7 +343,7 @@ def predict(
         unreadable.append(name)
         console.warn(f"{name}: {reason}")
 
-    for best in loaded.predictions(_pictures(inputs, on_unreadable), on_unreadable):
+    for best in loaded.predictions(_pictures(pictures, on_unreadable), on_unreadable):
         if as_json:
             typer.echo(json.dumps({name: value for name, value in asdict(best).items() if value is not None}))
         else:
@@ -451,13 +441,19 @@ def compare(
 
 @app.command(
     epilog=_examples(
-        "fingerspell explain runs/real-1a2b3c4d hand.jpg",
+        "fingerspell explain hand.jpg",
+        "fingerspell explain runs/real-1a2b3c4d folder archive.zip",
         "fingerspell explain runs/demo demo/rendered-hands --boxes demo/rendered-hands/hands.csv --count 100",
     )
 )
 def explain(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a run, or of its model.")],
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders, archives.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] INPUT...",
+            help="Folder of a run, or of its model; without it the model in the box. Pictures, folders, archives.",
+        ),
+    ],
     boxes: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Where the hands are: path, left, top, right, bottom.")
     ] = None,
@@ -476,6 +472,7 @@ def explain(
 
     if "-" in inputs:
         raise typer.BadParameter("found -, stdin; expected files or folders, for pictures are read twice")
+    model, pictures = _model_first(inputs)
     unreadable: set[str] = set()
 
     def on_unreadable(name: str, reason: str) -> None:
@@ -486,7 +483,7 @@ def explain(
     with console.progress() as on_progress:
         found = explanation.explain_files(
             load_model(model, hand_model),
-            lambda: _pictures(inputs, on_unreadable),
+            lambda: _pictures(pictures, on_unreadable),
             out,
             boxes=boxes,
             count=count,
@@ -628,7 +625,26 @@ def _tell(run: Run, *, as_json: bool) -> None:
     typer.echo(f"Report: {report}")
 
 
-def _pictures(inputs: list[str], on_unreadable: Callable[[str, str], None]) -> Iterator[tuple[str, bytes]]:
+def _model_first(inputs: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Folder of the model, or None for the model in the box, and where the pictures are."""
+    from fingerspell.images import SUFFIXES
+    from fingerspell.model import is_model
+
+    first = Path(inputs[0])
+    of_pictures = first.suffix.lower() in {*SUFFIXES, *_PACKED}
+    if len(inputs) > 1 and inputs[0] != "-" and not first.exists() and not of_pictures:
+        raise ModelError(  # and no other model's answers
+            f"{first}: there is no such model, picture or archive. Expected the folder of a finished run (runs/<name>) "
+            "or its model folder; check the path."
+        )
+    if not is_model(first):
+        return None, inputs
+    if len(inputs) == 1:
+        raise typer.BadParameter(f"found the model {first} alone, expected pictures behind it")
+    return inputs[0], inputs[1:]
+
+
+def _pictures(inputs: Sequence[str], on_unreadable: Callable[[str, str], None]) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of every picture that the arguments of ``predict`` mean."""
     from fingerspell.archive import open_archive, packed_as
     from fingerspell.dataset import sort_out

@@ -7,7 +7,7 @@ import json
 import zipfile
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from fingerspell.model import predictions
 from fingerspell.neighbours import bursts
 from fingerspell.progress import silent
 from fingerspell.remarks import remarks
+from fingerspell.splits import evenly_spaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from fingerspell.images import View
     from fingerspell.model import Model, Probabilities
     from fingerspell.progress import Progress
-
-Item = TypeVar("Item")
 
 
 CONDITION_PICTURES = 10  # of each letter: 260 pictures show a drop of a few points, and cost little beside the rest
@@ -73,17 +72,12 @@ def condition_sample(pictures: Sequence[Picture]) -> list[int]:
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for row, picture in enumerate(pictures):
         rows[picture.label].append(row)
-    return sorted(row for own in rows.values() for row in _spaced(own, CONDITION_PICTURES))
+    return sorted(row for own in rows.values() for row in evenly_spaced(own, CONDITION_PICTURES))
 
 
 def others_of(pictures: Sequence[Picture], count: int = OTHERS) -> tuple[Picture, ...]:
     """Some good pictures of no letter, evenly spaced."""
-    return tuple(_spaced([p for p in pictures if not p.problem and p.label in NON_LETTERS], count))
-
-
-def _spaced(items: list[Item], count: int) -> list[Item]:
-    """At most so many of the items, evenly spaced."""
-    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
+    return tuple(evenly_spaced([p for p in pictures if not p.problem and p.label in NON_LETTERS], count))
 
 
 def answer(

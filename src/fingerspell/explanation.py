@@ -19,6 +19,7 @@ from fingerspell.errors import DatasetError, ModelError, UnreadableError
 from fingerspell.figures import SHEET, evidence_figure, png
 from fingerspell.files import write_bytes, write_text
 from fingerspell.progress import silent
+from fingerspell.splits import evenly_spaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -211,7 +212,7 @@ def explain_files(
     names = [name for name, _ in files()]
     if not names:
         raise DatasetError("found no picture to explain. Name pictures, folders or archives that hold some.")
-    chosen = {names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)}
+    chosen = set(evenly_spaced(names, count))
     known = read_boxes(boxes.read_bytes(), sorted(chosen)) if boxes else {}
     rows: list[dict[str, Any]] = []
     maps: list[tuple[Pixels, Evidence]] = []

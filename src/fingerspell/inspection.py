@@ -262,14 +262,13 @@ def _bursts(letters: Sequence[Picture], numbers: NDArray[np.int64]) -> Finding |
     if count > _INDEPENDENT * len(letters):
         return None
     largest = np.bincount(numbers).argmax()
-    shown = np.flatnonzero(numbers == largest)
-    spread = shown[np.linspace(0, len(shown) - 1, min(_SHOWN, len(shown))).astype(int)]
+    shown = splits.evenly_spaced(np.flatnonzero(numbers == largest).tolist(), _SHOWN)
     return Finding(
         "FS004",
         "bursts",
         f"{len(letters):,} pictures of letters are {count:,} bursts of near-copies: that is the effective number of "
         "independent pictures. Intervals of scores resample bursts; more pictures of the same bursts teach little.",
-        tuple(letters[row].id for row in spread),
+        tuple(letters[row].id for row in shown),
     )
 
 
@@ -351,13 +350,12 @@ def _look(letters: Sequence[Picture], which: NDArray[np.bool_], code: str, name:
     rows = np.flatnonzero(which)
     if len(rows) <= _SOME * len(letters):
         return None
-    spread = rows[np.linspace(0, len(rows) - 1, min(_SHOWN, len(rows))).astype(int)]
     return Finding(
         code,
         name,
         f"{len(rows):,} of {len(letters):,} pictures ({len(rows) / len(letters):.0%}). {why}: look at them, and leave "
         "out those that you could not read yourself.",
-        tuple(letters[row].id for row in spread),
+        tuple(letters[row].id for row in splits.evenly_spaced(rows.tolist(), _SHOWN)),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from fingerspell import cache
@@ -14,6 +13,7 @@ from fingerspell.features import extract, open_store
 from fingerspell.graphs import agreement
 from fingerspell.heads import probabilities
 from fingerspell.images import VIEWS
+from fingerspell.splits import evenly_spaced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ def measure_cost(
     exact = open_engine(
         engine.backbone, cache.graphs_folder(), engine=engine.name, precision="float32", hands=engine.hands
     )
-    sample = [pictures[i] for i in np.linspace(0, len(pictures) - 1, min(_PICTURES, len(pictures))).astype(int)]
+    sample = evenly_spaced(pictures, _PICTURES)
     original = VIEWS[:1]
     with open_store(cache.features_folder(), exact) as exact_store:
         extract(archive, sample, exact, exact_store, views=original)

@@ -502,8 +502,13 @@ def thinned(pool: list[Picture], count: int, groups: Mapping[str, str]) -> list[
         for picture in letter:
             members[groups.get(picture.id, "")].append(picture)
         for own in members.values():
-            kept += [own[i] for i in np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int)]
+            kept += evenly_spaced(own, count)
     return kept
+
+
+def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
+    """At most so many of the items, in order."""
+    return [items[place] for place in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
 
 
 def _sample(pool: list[Picture], size: int | None) -> list[Picture]:
