@@ -645,7 +645,7 @@ def _model_first(inputs: Sequence[str]) -> tuple[str | None, Sequence[str]]:
 
 
 def _pictures(inputs: Sequence[str], on_unreadable: Callable[[str, str], None]) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every picture that the arguments of ``predict`` mean."""
+    """Name and bytes of every picture that the arguments of ``predict`` and ``explain`` mean."""
     from fingerspell.archive import open_archive, packed_as
     from fingerspell.dataset import sort_out
     from fingerspell.errors import ArchiveError, UnreadableError
