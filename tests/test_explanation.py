@@ -67,7 +67,7 @@ def test_a_model_that_looks_at_nothing_has_no_share() -> None:
     assert found.share_inside(Box(0, 0, 1, 1)) is None
 
 
-class FirstOfThree(Corner):
+class FirstOfAll(Corner):
     """Reads the corner of the first look at each picture; more than one look that found the hand is an error."""
 
     def get_inputs(self) -> list[Any]:
@@ -76,14 +76,14 @@ class FirstOfThree(Corner):
     def run(self, _outputs: None, inputs: dict[str, Any]) -> list[Any]:
         assert len(inputs["pictures"]) == hands.LOOKS * len(inputs["hands"])
         found = inputs["hands"].reshape(-1, hands.LOOKS, hands.LOOK)[:, :, hands.FOUND]
-        assert (found == [1, 0, 0]).all()
+        assert (found == [1] + [0] * (hands.LOOKS - 1)).all()
         return super().run(_outputs, {"pictures": inputs["pictures"][:: hands.LOOKS]})
 
 
 def test_of_several_looks_the_first_is_explained() -> None:
     black = np.zeros_like(half_white())
-    seen = {"pictures": np.stack([half_white(), black, black]), "hands": np.ones(hands.ROW, np.float32)}
-    found = explain(Model(replace(CARD, head="fusion"), FirstOfThree()), seen)
+    seen = {"pictures": np.stack([half_white()] + [black] * (hands.LOOKS - 1)), "hands": np.ones(hands.ROW, np.float32)}
+    found = explain(Model(replace(CARD, head="fusion"), FirstOfAll()), seen)
     alone = explain(Model(CARD, Corner()), {"pictures": half_white()})
     assert found.probability == alone.probability
     np.testing.assert_array_equal(found.evidence, alone.evidence)

@@ -75,7 +75,7 @@ def test_points_come_back_to_the_picture_from_every_step(
     side = max(size)
     sides = [side, 256, 320, 320, 256]
     ladder = [((s, s, 3), c) for s, c in zip(sides, [0.5] * 3 + [0.1] * 2, strict=True)]
-    assert asked == [*ladder[: step + 1], *[((320, 320, 3), 0.1)] * 2]  # and at the stretched pictures
+    assert asked == [*ladder[: step + 1], *[((320, 320, 3), 0.1)] * 3]  # and at the stretched pictures
 
 
 @pytest.mark.parametrize("size", [(60, 40), (40, 60), (50, 50), (1600, 1200)])
@@ -102,11 +102,32 @@ def test_hand_that_is_seen_in_a_stretched_picture_alone_is_told_as_that_of_the_p
         return at_the_patch(pixels) if len(asked) == 7 else BLIND
 
     monkeypatch.setattr(detector, "_detect", detect)
-    first, wider, taller = detector.look(marked()).reshape(hands.LOOKS, hands.LOOK)
-    assert [first[hands.FOUND], wider[hands.FOUND], taller[hands.FOUND]] == [1, 0, 1]
+    first, wider, taller, tallest = detector.look(marked()).reshape(hands.LOOKS, hands.LOOK)
+    assert [look[hands.FOUND] for look in (first, wider, taller, tallest)] == [1, 0, 1, 0]
     assert [first[hands.SHAPE], taller[hands.SHAPE]] == pytest.approx([1.5, 1.0])
     np.testing.assert_array_equal(np.delete(first, hands.SHAPE), np.delete(taller, hands.SHAPE))
     assert first[hands.STEP] >= hands.DOUBTFUL
+
+
+def test_an_unlikely_shape_is_not_looked_at_where_the_others_miss_the_hand(
+    detector: hands.Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def look(answer: Answer) -> int:
+        """How often MediaPipe is asked."""
+        asked.clear()
+
+        def detect(pixels: np.ndarray, _: float) -> Any:
+            asked.append(pixels.shape)
+            return answer(pixels)
+
+        monkeypatch.setattr(detector, "_detect", detect)
+        detector.look(marked())
+        return len(asked)
+
+    assert look(lambda _: BLIND) == 5 + 2
+    assert look(at_the_patch) == 1 + 3
 
 
 def test_missed_hand_is_a_row_too(detector: hands.Detector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,8 +174,9 @@ def test_without_a_hand_the_whole_picture_is_seen() -> None:
 def test_every_look_has_its_shape(cropped: bool) -> None:
     pixels = marked()  # half as wide again as high
     box = np.array([[0.3, 0.3], [0.5, 0.6]])
-    row = np.concatenate([row_at(box)[: hands.LOOK], np.zeros(hands.LOOK, np.float32), row_at(box)[: hands.LOOK]])
-    seen = hands.network_input(pixels, 48, "bilinear", "mirrored", row if cropped else None, padded=True, looks=3)
+    found, missed = row_at(box)[: hands.LOOK], np.zeros(hands.LOOK, np.float32)
+    row = np.concatenate([found, missed, found, missed])
+    seen = hands.network_input(pixels, 48, "bilinear", "mirrored", row if cropped else None, padded=True, looks=4)
     assert seen.shape == (hands.LOOKS, 48, 48, 3)
     alone = hands.network_input(pixels, 48, "bilinear", "mirrored", row if cropped else None, padded=True)
     np.testing.assert_array_equal(seen[0], alone)

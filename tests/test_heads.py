@@ -15,6 +15,7 @@ from fingerspell.heads import (
     DESCRIPTION,
     FusionHead,
     PointsHead,
+    _pooled,
     describe,
     head_of,
     normalise,
@@ -102,7 +103,7 @@ def test_missed_hand_has_the_shares_of_training() -> None:
 def test_surest_look_has_the_loudest_voice_and_a_missed_one_none() -> None:
     head = PointsHead((), 2).eval()
     # Of each look as either hand's: one is sure of the first letter, the others hesitate.
-    said = torch.tensor([[4.0, -4.0]] + [[-0.3, 0.3]] * 5)
+    said = torch.tensor([[4.0, -4.0]] + [[-0.3, 0.3]] * 7)
     head.layers.forward = lambda _: said  # type: ignore[method-assign]
     row = torch.zeros(1, hands.LOOKS, hands.LOOK)
     row[:, :, hands.FOUND] = row[:, :, hands.SHAPE] = 1
@@ -110,6 +111,18 @@ def test_surest_look_has_the_loudest_voice_and_a_missed_one_none() -> None:
     row[:, 0, hands.FOUND] = 0
     np.testing.assert_allclose(
         probabilities(head, row.view(1, -1))[0], 0.95 * torch.softmax(said[1], dim=0) + 0.025, rtol=1e-5
+    )
+
+
+def test_an_unlikely_shape_has_a_lower_voice() -> None:
+    answers = torch.tensor([0.9, 0.1]).log().repeat(1, hands.LOOKS, 2, 1)
+    answers[:, -1] = answers[:, -1].flip(2)  # as sure, of the other letter
+    heard = torch.tensor([[True] + [False] * (hands.LOOKS - 2) + [True]])
+    pooled = _pooled(answers, heard)[0]
+    expected = (answers[0, 0, 0] + hands.VOICES[-1] * answers[0, -1, 0]) / (1 + hands.VOICES[-1])
+    torch.testing.assert_close(pooled, expected)
+    torch.testing.assert_close(
+        _pooled(answers, torch.tensor([[False] * (hands.LOOKS - 1) + [True]]))[0], answers[0, -1, 0]
     )
 
 
@@ -133,17 +146,17 @@ class TestFusion:
     def test_the_look_in_which_both_are_sure_of_a_letter_is_heard_most(self) -> None:
         head = fusion(2, (), 2).eval()
         head.pixels.forward = lambda features: features  # type: ignore[method-assign]
-        # The points are sure of the first letter, but in the last look, which missed the hand.
-        head.points.layers.forward = lambda _: torch.tensor([[4.0, -4.0]] * 4 + [[-4.0, 4.0]] * 2)  # type: ignore[method-assign]
+        # The points are sure of the first letter, but in the last two looks, which missed the hand.
+        head.points.layers.forward = lambda _: torch.tensor([[4.0, -4.0]] * 4 + [[-4.0, 4.0]] * 4)  # type: ignore[method-assign]
         row = torch.zeros(1, hands.LOOKS, hands.LOOK)
         row[:, :2, hands.FOUND] = row[:, :, hands.SHAPE] = 1
         for first, second, answer in (([4.0, -4.0], [-9.0, 9.0], 0), ([-9.0, 9.0], [4.0, -4.0], 0)):
-            features = torch.tensor([[*first, *second, -9.0, 9.0]])
+            features = torch.tensor([[*first, *second, -9.0, 9.0, -9.0, 9.0]])
             answers = probabilities(head, torch.cat([row.view(1, -1), features], dim=1))[0]
             agreed = 0.95 * torch.softmax(torch.tensor([4.0, -4.0]), dim=0) + 0.025
             assert answers.argmax() == answer
             assert 0.5 < answers[0] < agreed[0]
-        features = torch.tensor([[4.0, -4.0, 4.0, -4.0, -9.0, 9.0]])
+        features = torch.tensor([[4.0, -4.0, 4.0, -4.0, -9.0, 9.0, -9.0, 9.0]])
         answers = probabilities(head, torch.cat([row.view(1, -1), features], dim=1))[0]
         np.testing.assert_allclose(answers, agreed, rtol=1e-4)
 

@@ -130,7 +130,7 @@ class HandsEngine(Engine):
         """See ``Engine.graph``."""
 
     def prepare(self, pixels: Pixels, view: View, row: Row | None) -> Row:
-        """Row of the view, (393,)."""
+        """Row of the view, (524,)."""
         return self.detector.look(images.view_of(pixels, view))
 
     def stream(self, pictures: Iterable[tuple[Key, Prepared]]) -> Iterator[tuple[list[Key], Vectors]]:

@@ -146,7 +146,7 @@ def _inputs(card: Card) -> str:
         )
     if card.looks > 1:
         lines.append(
-            "- **Looks** each picture is seen as it is, made wider, and made taller (`fingerspell.hands.STRETCHES`)."
+            "- **Looks** each picture is seen as it is, wider, and taller twice (`fingerspell.hands.STRETCHES`)."
         )
     if card.reads:
         lines.append(f"- **Second output** `features` ({count}, 94): where the hand is (`fingerspell.model.Hand`).")

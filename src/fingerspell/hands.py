@@ -3,10 +3,11 @@
 Needs mediapipe and its model file, and only when a hand is looked for; no torch, for a trained model looks too.
 
 Many pictures were squeezed before they came here (a webcam's frame made square, a tall hand cut out and made square),
-nobody knows which, and MediaPipe errs on such hands. So it also looks at every picture made wider, and made taller, and
-what reads the points hears all looks (``heads.py``); a network beside the points sees the picture in each shape too. A
-picture gives one row of ``ROW`` float32 values, always: ``LOOKS`` looks of ``LOOK`` values. The first is at the picture
-as it is; where that one misses the hand, it is told what the next one saw. Of each look:
+nobody knows which, and MediaPipe errs on such hands. So it also looks at every picture made wider, made taller, and, if
+it saw a hand by then, made more than twice as tall. What reads the points hears all looks (``heads.py``), the last one
+less than the others; a network beside the points sees the picture in each shape too. A picture gives one row of ``ROW``
+float32 values, always: ``LOOKS`` looks of ``LOOK`` values. The first is at the picture as it is; where that one misses
+the hand, it is told what the next one saw. Of each look:
 
 [0] found     1, or 0 where every try missed the hand; all other values but the shape are then 0
 [1] right     probability that it is a right hand, as MediaPipe says it
@@ -52,7 +53,8 @@ POINTS = 21  # in MediaPipe's order: the wrist, then four of each finger from th
 TIPS = (4, 8, 12, 16, 20)
 PICTURE, WORLD = slice(5, 5 + 3 * POINTS), slice(5 + 3 * POINTS, 5 + 6 * POINTS)
 LOOK = 5 + 6 * POINTS
-STRETCHES = (1.0, 1.5, 1 / 1.5)  # of the looks: how much wider the picture is made
+STRETCHES = (1.0, 1.5, 1 / 1.5, 1 / 2.25)  # of the looks: how much wider the picture is made
+VOICES = (1.0, 1.0, 1.0, 0.25)  # of the looks, before anybody looks: few hands are pressed to half of their height
 LOOKS = len(STRETCHES)
 ROW = LOOKS * LOOK
 
@@ -81,7 +83,7 @@ MODEL_SHA256 = "fbc2a30080c3c557093b5ddfc334698132eb341044ccee322ccf8bcf3607cde1
 _TIMEOUT_S = 60.0
 
 # Part of what rows and crops are remembered under: raise it whenever one would come out different.
-VERSION = 2
+VERSION = 3
 
 _MARGIN = 0.25  # of the box of the points, on each side: they lie inside the hand, not at its edge
 
@@ -155,16 +157,17 @@ class Detector:
         MissingDependencyError
             If mediapipe is not installed.
         """
-        looks = np.stack([self._look(pixels, stretch) for stretch in STRETCHES])
-        shape, seen = looks[0, SHAPE], np.flatnonzero(looks[:, FOUND])
-        if seen.size:
-            looks[0] = looks[seen[0]]
-            looks[0, SHAPE] = shape
-        return looks.ravel()
+        looks: list[Row] = []
+        for stretch, voice in zip(STRETCHES, VOICES, strict=True):
+            worth_it = voice == 1 or any(look[FOUND] for look in looks)
+            tries = _LADDER if stretch == 1 else _STRETCHED
+            looks.append(self._look(pixels, stretch, tries if worth_it else ()))
+        seen = next((look for look in looks if look[FOUND]), looks[0]).copy()
+        seen[SHAPE] = looks[0][SHAPE]
+        return np.concatenate([seen, *looks[1:]])
 
-    def _look(self, pixels: Pixels, stretch: float) -> Row:
+    def _look(self, pixels: Pixels, stretch: float, tries: tuple[_Try, ...]) -> Row:
         """One look (131,), at the picture made so much wider."""
-        ladder = _LADDER if stretch == 1 else _STRETCHED
         pixels = _stretched(pixels, stretch)
         height, width = pixels.shape[:2]
         look = np.zeros(LOOK, np.float32)
@@ -172,7 +175,7 @@ class Detector:
         side = max(height, width)
         left, top = (side - width) // 2, (side - height) // 2
         square = images.padded_square(pixels)  # of others MediaPipe is wrong, and says so in its log
-        for step in ladder:
+        for step in tries:
             found = self._try(square, step)
             if found:
                 points, world, right, sure = found

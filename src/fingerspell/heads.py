@@ -74,24 +74,25 @@ def doubting(logits: Tensor) -> Tensor:
 
 
 def _found(rows: Tensor) -> Tensor:
-    """Which looks (N, 3) of rows found the hand."""
+    """Which looks (N, 4) of rows found the hand."""
     return rows.reshape(-1, hands.LOOKS, hands.LOOK)[:, :, hands.FOUND] > 0
 
 
 def _pooled(answers: Tensor, heard: Tensor) -> Tensor:
-    """Weighted geometric mean (N, classes) of log-probabilities (N, 3, 2, classes) of the looks (N, 3) that are heard.
+    """Weighted geometric mean (N, classes) of log-probabilities (N, 4, 2, classes) of the looks (N, 4) that are heard.
 
     Of a hand that is squeezed out of shape, or mirrored, nothing is read for sure; so each reading has a voice by how
-    sure it is: one over its perplexity, the number of letters that it hesitates between. Where no look is heard all
-    are 0.
+    sure it is: one over its perplexity, the number of letters that it hesitates between, times how likely its shape is
+    (``hands.VOICES``). Where no look is heard all are 0.
     """
     entropy = -(answers.exp() * answers).sum(dim=3)
-    voices = torch.where(heard[:, :, None], (-entropy).exp(), 0.0)[:, :, :, None]
+    likely = torch.tensor(hands.VOICES)[:, None]
+    voices = torch.where(heard[:, :, None], (-entropy).exp() * likely, 0.0)[:, :, :, None]
     return (answers * voices).sum(dim=(1, 2)) / voices.sum(dim=(1, 2)).clamp_min(_LEAST)
 
 
 class PointsHead(nn.Module):
-    """Perceptron on the points of a hand: rows (N, 393) in, logits (N, classes) out.
+    """Perceptron on the points of a hand: rows (N, 524) in, logits (N, classes) out.
 
     It reads each look at the hand twice, as a right hand's and as a left one's, for MediaPipe is often wrong about the
     side, and answers with the pool of those that found it. A missed hand has the logits ``missed``, the shares of the
@@ -114,7 +115,7 @@ class PointsHead(nn.Module):
         return torch.where(found.any(dim=1, keepdim=True), pooled, self.missed) / self.temperature
 
     def answers(self, rows: Tensor) -> Tensor:
-        """Log-probabilities (N, 3, 2, classes) of each look, read as a right hand and as a left one."""
+        """Log-probabilities (N, 4, 2, classes) of each look, read as a right hand and as a left one."""
         points = normalise(rows.reshape(-1, hands.LOOK))
         sides = torch.stack([points, points * torch.tensor([-1.0, 1.0, 1.0])], dim=1).flatten(0, 1)
         answers = doubting(self.layers(describe(sides)))
@@ -122,7 +123,7 @@ class PointsHead(nn.Module):
 
 
 class FusionHead(nn.Module):
-    """Points and a network's features of each look, a branch each: (N, 393 + 3 * dimension) in, logits out.
+    """Points and a network's features of each look, a branch each: (N, 524 + 4 * dimension) in, logits out.
 
     In every look both answer together, with the weighted geometric mean of their probabilities (a logarithmic opinion
     pool): of a picture that was squeezed, both are sure of the look that undoes it, and of the same letter. So looks

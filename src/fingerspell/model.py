@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from fingerspell.hands import Detector
     from fingerspell.images import View
 
-    # Inputs of the network by name: pictures (size, size, 3) or those of all looks (3, size, size, 3), hands (393,).
+    # Inputs of the network by name: pictures (size, size, 3) or those of all looks (4, size, size, 3), hands (524,).
     Seen = dict[str, NDArray[Any]]
     Probabilities = NDArray[np.float32]
 

@@ -105,7 +105,6 @@ def teach(  # noqa: PLR0913 - what a reader is taught with
         own = [picture for picture, wanted in zip(pictures, which, strict=True) if wanted]
         shares = _shares(own, groups)
         facts = {
-            "teacher": hands.VERSION,
             "rows": hashlib.sha256(rows[which].tobytes()).hexdigest(),
             "shares": shares.round(9).tolist(),
         }
@@ -120,6 +119,7 @@ def teach(  # noqa: PLR0913 - what a reader is taught with
 
         return tuned(start, own, [facts, VERSION], chosen, folder, seed, train)
 
+    rows = rows[:, : hands.LOOK]  # of other looks it learns nothing
     taught, rendered = backbone, rows[:, hands.STEP] == hands.DRAWN
     if rendered.any():
         taught = stage(taught, rendered, round(_RENDERED_FIRST * options.epochs))

@@ -166,13 +166,13 @@ def train_points(
 
 
 def _points_loss(head: PointsHead, rows: Tensor, targets: Tensor, options: PointsOptions) -> Tensor:
-    """Loss on one look at each hand that was found; batch norm has no variance of fewer than two."""
+    """Loss on one look, drawn by its voice, at each hand that was found; batch norm needs two."""
     looks = rows.view(-1, hands.LOOKS, hands.LOOK)
     found = looks[:, 0, hands.FOUND] > 0
     if found.sum() < 2:
         return torch.zeros(())
     looks = looks[found]
-    drawn = torch.multinomial(looks[:, :, hands.FOUND], 1)[:, 0]
+    drawn = torch.multinomial(looks[:, :, hands.FOUND] * torch.tensor(hands.VOICES), 1)[:, 0]
     points = disturbed(normalise(looks[torch.arange(len(looks)), drawn]), options)
     logits = head.layers(describe(points))
     return nn.functional.cross_entropy(logits, targets[found], label_smoothing=options.label_smoothing)
