@@ -127,7 +127,7 @@ def classifier(graph: Path | None, head: nn.Module, *, with_features: bool = Fal
     """ONNX file of a backbone's graph with a head and softmax on top, with the outputs probabilities (batch, classes).
 
     Its inputs are the graph's ``pictures``, and for a head that reads hands their rows ``hands`` (batch, 524); beside
-    these, ``pictures`` are those of all looks, (3 * batch, size, size, 3). Without a graph the rows are all that is
+    these, ``pictures`` are those of all looks, (4 * batch, size, size, 3). Without a graph the rows are all that is
     read. With ``with_features`` the graph's features are an output too.
     """
     if graph is None:
