@@ -165,8 +165,28 @@ def test_no_letter_makes_all_letters_equally_likely() -> None:
     logits[:, 0], logits[:, -1] = 5.0, 50.0
     none = torch.zeros(1)
     answer = reader._answer(reader.Look(torch.zeros(1, POINTS, 3), none, none, logits, logits, none, none, none))
-    letters = reader._agreed([answer, answer]).exp()
+    letters = reader._agreed([answer, answer], [torch.ones(1), torch.ones(1)]).exp()
     torch.testing.assert_close(letters, torch.full_like(letters, 1 / 26))
+
+
+@pytest.mark.parametrize(("hand", "heard"), [(0.3, 0.0), (0.85, 0.5), (1.2, 1.0)])
+def test_the_whole_picture_is_read_as_far_as_the_hand_fills_it(hand: float, heard: float) -> None:
+    class Eye(torch.nn.Module):
+        looks = 0
+
+        def forward(self, views: torch.Tensor) -> reader.Look:
+            cells = views.shape[2] // reader.CELL
+            letters = torch.zeros(1, reader.ANSWERS)
+            letters[:, self.looks] = 50.0  # of each look another
+            self.looks += 1
+            some, maps = torch.ones(1), torch.zeros(1, cells, cells)
+            sizes = maps + float(np.log(hand / reader.MARGIN * cells))
+            return reader.Look(torch.zeros(1, POINTS, 3), some, some, letters, letters, maps, sizes, maps)
+
+    eye = Eye()
+    letters = Reader(eye)(torch.zeros(1, 3, SIZE, SIZE))[0, Reader.LETTERS].exp()  # type: ignore[arg-type]
+    assert eye.looks == 4
+    assert letters[:4].tolist() == pytest.approx([heard / (heard + 2), 0, 1 / (heard + 2), 1 / (heard + 2)], abs=1e-6)
 
 
 def test_the_view_has_more_of_a_say_than_the_points() -> None:

@@ -3,8 +3,8 @@
 One small network, ``HandNetwork``, sees a view and says where a hand is and how large, where its 21 points are, which
 hand it is, whether there is one at all, and which letter it shows. ``Reader`` shows it the whole picture, where it
 finds the hand, then what is around the hand, where it finds it more exactly, then its box, and takes the mean of what
-it reads from afar, from a little away and from near. Cutting the boxes out is part of the network, so that a picture
-goes in and a letter comes out, in torch, in OpenVINO and in ONNX Runtime alike.
+it reads in the last two, and in the whole picture as far as the hand fills it. Cutting the boxes out is part of the
+network, so that a picture goes in and a letter comes out, in torch, in OpenVINO and in ONNX Runtime alike.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ CELL = 8  # pixels a side of the cells that the hand's middle is looked for in
 MEAN, STD = 127.0, 128.0  # of the values, as the trunk was trained
 ANSWERS = len(LETTERS) + 1  # the last one: no letter
 MARGIN = 1.45  # side of a view over that of the box of its points
-VERSION = 4  # of the way it looks: raise it whenever the same weights would answer otherwise
+VERSION = 5  # of the way it looks: raise it whenever the same weights would answer otherwise
 
 _CHANNELS = 64
 REACH = 1.2  # points may lie so far around the middle of a view, in halves of its side
 _FEW = 8  # views that the still stages see at a time while the others learn: a tenth of a step's time
 _FROZEN = 2  # stages: edges and colours, and nearly half the work of training
 _WIDE = 1.3  # side of the wider box, in which a hand that was found in the whole picture is found more exactly
-_FILLS = 0.6  # side of the box, in sides of the picture, from which the coarse view of the whole is better
+_FILLS = 0.6  # side of the box, in sides of the picture, from which the coarse view of the whole is better ...
+_FILLED = 1.1  # ... and from which it is read like a view of the hand
 _POINTS = 0.25  # weight of what the points say: of strangers, the view is read better
 _LEAST_SIDE = 0.1  # of a view, in sides of the picture
 _WRIST, _FIRST, _MIDDLE, _LAST = 0, 5, 9, 17  # the wrist, and where the fingers begin
@@ -198,10 +199,11 @@ class Reader(nn.Module, Reading):
         away = self.eye(_view(pictures, wide, FINE_VIEW))
         box = _placed(away, wide)
         near = self.eye(_view(pictures, box, VIEW))
-        afar = torch.where(fills[:, None], _answer(coarse), _answer(fine))
         facts = torch.stack([near.present.sigmoid(), near.right.sigmoid()], dim=1)
         points = box.outward(near.points).flatten(1)
-        letters = _agreed([afar, _answer(away), _answer(near)])
+        afar = ((large.side - _FILLS) / (_FILLED - _FILLS)).clamp(0, 1)  # a small hand is hardly read from afar
+        one = torch.ones_like(afar)
+        letters = _agreed([_answer(look) for look in (coarse, away, near)], [afar, one, one])
         return torch.cat([letters, points, facts, box.middle, box.side[:, None]], dim=1)
 
 
@@ -260,12 +262,14 @@ def _answer(look: Look) -> Tensor:
     return softmax((1 - _POINTS) * view + _POINTS * points, dim=1)
 
 
-def _agreed(answers: Sequence[Tensor]) -> Tensor:
+def _agreed(answers: Sequence[Tensor], voices: Sequence[Tensor]) -> Tensor:
     """Log-probabilities (N, 26) of the letters; where it is none, all letters are equally unlikely.
 
-    The mean over looks is that of probabilities: one that sees too little of the hand is unsure, and says little.
+    The mean over looks, each with its voice (N,), is that of probabilities: one that sees too little of the hand is
+    unsure, and says little.
     """
-    together = torch.stack(list(answers)).mean(0)
+    weights = torch.stack(list(voices))[:, :, None]
+    together = (torch.stack(list(answers)) * weights).sum(0) / weights.sum(0)
     letters, none = together[:, :-1], together[:, -1:]
     shares = letters / letters.sum(1, keepdim=True).clamp(min=1e-6)
     return (shares * (1 - none) + none / (ANSWERS - 1)).clamp(min=1e-8).log()
