@@ -74,6 +74,28 @@ def test_points_of_whole_scenes_are_where_the_pixels_are(monkeypatch: pytest.Mon
     assert (brightest(bright[:, None]) - expected)[inside].abs().max() < 0.06
 
 
+def test_squeezed_views_are_up_to_twice_as_wide_or_as_tall(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_TURN", "_STRETCH", "_SHEAR"):
+        monkeypatch.setattr(module, name, 0.0)
+    before = some_hands(64)
+
+    def widths(points: Tensor) -> Tensor:
+        """Of the hands, in their heights."""
+        size = points[:, :, :2].amax(1) - points[:, :, :2].amin(1)
+        return size[:, 0] / size[:, 1]
+
+    for share in (0.0, 0.5, 1.0):
+        torch.manual_seed(0)
+        seen, _ = module._framed(before, torch.zeros(64, dtype=torch.bool), share)
+        wider = widths(seen.points) / widths(before.points)
+        changed = (wider - 1).abs() > 1e-3
+        assert changed.float().mean() == pytest.approx(share, abs=0.15)
+        assert wider.amin() > 0.499
+        assert wider.amax() < 2.001
+    assert wider.amin() < 0.6
+    assert wider.amax() > 1.7
+
+
 def test_mirrored_hands_change_their_side() -> None:
     torch.manual_seed(1)
     before = some_hands(64)

@@ -55,7 +55,7 @@ def test_a_reader_is_taught_remembered_and_not_changed_itself(archive_path: Path
         given = (archive, pictures, rows_of(pictures), groups, OPTIONS, tmp_path)
         taught = teach(start, *given, on_progress=lambda *now: told.append(now))  # fit refuses a loss that is no number
         steps = [now for now in told if now[0] == "Fine-tuning"]
-        assert [step for _, step, _ in steps] == [1, 2, 3, 4]
+        assert [step for _, step, _ in steps] == [1, 2, 3, 4, 1, 2]  # two epochs, and one of squeezed scenes
         told.clear()
         again = teach(start, *given, on_progress=lambda *now: told.append(now))
     assert told == []
@@ -69,7 +69,7 @@ def test_a_reader_is_taught_remembered_and_not_changed_itself(archive_path: Path
     assert not any(key.startswith(("trunk.conv_stem", "trunk.blocks.0", "trunk.blocks.1")) for key in changed)
     assert {"letters.1.weight", "by_points.2.weight", "heatmaps.1.weight", "trunk.blocks.2.0.conv_dw.weight"} <= changed
     assert all(torch.equal(value, start.network.state_dict()[key]) for key, value in before.items())
-    assert [path.name for path in tmp_path.glob("*/*")] == ["weights.safetensors"]
+    assert [path.name for path in tmp_path.glob("*/*")] == ["weights.safetensors"] * 2
 
 
 def test_rendered_hands_are_taught_first_and_once_for_all_who_follow(archive_path: Path, tmp_path: Path) -> None:
@@ -95,9 +95,28 @@ def test_rendered_hands_are_taught_first_and_once_for_all_who_follow(archive_pat
                 )
             )
     steps = [total for stage, step, total in told if stage == "Fine-tuning" and step == total]
-    assert steps == [3, 4, 4]  # three epochs of six pictures before two of thirteen
+    assert steps == [3, 4, 2, 4, 2]  # three epochs of six pictures before two of thirteen and one of them squeezed
     assert taught[0] != taught[1]
-    assert len([*tmp_path.glob("*/weights.safetensors")]) == 3
+    assert len([*tmp_path.glob("*/weights.safetensors")]) == 5
+
+
+def test_the_last_epochs_are_squeezed_and_gentle(
+    archive_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, seen = labelled(archive_path), list[tuple[float, float | None]]()
+
+    def fit(network: Any, lessons: Any, loss: Any, options: FineTuningOptions, *_: Any, **__: Any) -> Any:
+        seen.append((loss.args[1], options.learning_rate))
+        return network
+
+    monkeypatch.setattr(teaching, "fit", fit)
+    with open_archive(archive_path) as archive:
+        for folder, rate in (("given", 1e-3), ("own", None)):
+            options = replace(OPTIONS, learning_rate=rate)
+            groups: dict[str, str] = {}
+            given = (archive, pictures, rows_of(pictures), groups, options, tmp_path / folder)
+            teach(untaught_reader(), *given, on_progress=lambda *_: None)
+    assert seen == [(0.0, 1e-3), (0.4, pytest.approx(3.5e-4)), (0.0, None), (0.4, None)]
 
 
 def test_heatmaps_are_right_when_they_are_spots_at_the_points() -> None:

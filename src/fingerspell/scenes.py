@@ -17,6 +17,7 @@ from fingerspell.reader import MARGIN, VIEW
 
 _TURN = math.radians(20)
 _STRETCH, _SHEAR = 0.1, 0.1
+_SQUEEZE = 0.5 * math.log(2)  # of pictures that somebody squeezed: a stretch makes one wider and as much lower
 # Sides of a view in boxes of the points: what the close looks see, with their mistakes, and what the whole picture is.
 _NEAR, _FAR = (0.8 * MARGIN, 1.24 * MARGIN), (1.8, 4.5)
 _SHARE_FAR = 0.32
@@ -61,7 +62,7 @@ class Hands:
     shown: Tensor
 
 
-def scenes(hands: Hands, backgrounds: Tensor, no_letter: int) -> tuple[Hands, Tensor]:
+def scenes(hands: Hands, backgrounds: Tensor, no_letter: int, squeezed: float = 0.0) -> tuple[Hands, Tensor]:
     """Changed views (N, 3, 96, 96) of a batch with their points, and which of them (N,) are far.
 
     Parameters
@@ -72,11 +73,13 @@ def scenes(hands: Hands, backgrounds: Tensor, no_letter: int) -> tuple[Hands, Te
         Pictures without a hand (M, 3, side, side), uint8.
     no_letter
         Answer to a view without a hand.
+    squeezed
+        Share of views whose width is half to twice as much of their height as it was.
     """
     count = len(hands.letters)
     known = hands.trust > 0
     far = (torch.rand(count) < _SHARE_FAR) & known
-    seen, inside = _framed(hands, far)
+    seen, inside = _framed(hands, far, squeezed)
     before = _framed_backgrounds(backgrounds, count)
     cut = _cut_out(seen.points) * inside
     draw = torch.rand(count)
@@ -111,7 +114,7 @@ def turned(hands: Tensor) -> Tensor:
     return hands + 0.02 * torch.randn_like(hands)
 
 
-def _framed(hands: Hands, far: Tensor) -> tuple[Hands, Tensor]:
+def _framed(hands: Hands, far: Tensor, squeezed: float = 0.0) -> tuple[Hands, Tensor]:
     """Hands seen through turned, stretched, mirrored frames; and where a view (N, 1, 96, 96) is inside the picture."""
     count = len(far)
     low, high = hands.points[:, :, :2].amin(1), hands.points[:, :, :2].amax(1)
@@ -123,7 +126,10 @@ def _framed(hands: Hands, far: Tensor) -> tuple[Hands, Tensor]:
     side = torch.where(known, side, _between(count, *_UNFOUND))
     slack = torch.where(far, (side - 1.2 * box) / 2, _OFF_MIDDLE * box)
     middle = middle + _between(2 * count, -1, 1).view(count, 2) * slack[:, None]
-    turn, stretch = _between(count, -_TURN, _TURN), _between(count, -_STRETCH, _STRETCH).exp()
+    turn, stretch = _between(count, -_TURN, _TURN), _between(count, -_STRETCH, _STRETCH)
+    if squeezed:
+        stretch = torch.where(torch.rand(count) < squeezed, _between(count, -_SQUEEZE, _SQUEEZE), stretch)
+    stretch = stretch.exp()
     flip = 1.0 - 2.0 * torch.randint(2, (count,))
     across = torch.stack([turn.cos(), turn.sin()], dim=1) * (stretch * flip)[:, None]
     down = torch.stack([-turn.sin() / stretch + _between(count, -_SHEAR, _SHEAR), turn.cos() / stretch], dim=1)

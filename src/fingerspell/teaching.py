@@ -46,10 +46,13 @@ if TYPE_CHECKING:
     Rows = NDArray[np.float32]
 
 # Part of the key under which weights are remembered: raise it whenever a training would end with others.
-VERSION = 6
+VERSION = 7
 
 _SIDE = 128  # pixels of a training picture: of the public sets few have more
 _RENDERED_FIRST = 1.6  # epochs of rendered hands for each epoch of all: they come in any number, and are exact
+_SQUEEZED_LAST = 0.2  # epochs of squeezed scenes for each epoch of all, at least one ...
+_SQUEEZED_RATE = 0.35  # ... of the learning rate, and the share of its scenes that are squeezed
+_SQUEEZED = 0.4
 _NO_LETTER = ANSWERS - 1
 _WITHOUT_HAND = ("nothing", "Blank")
 _DOUBTFUL = 0.4  # trust in points that the teacher found only with low confidence
@@ -77,7 +80,9 @@ def teach(  # noqa: PLR0913 - what a reader is taught with
     seed: int = 0,
     on_progress: Progress,
 ) -> Backbone:
-    """Train a reader on pictures of letters and of none: on rendered ones alone, then on all.
+    """Train a reader on pictures of letters and of none: on rendered ones alone, on all, and on all squeezed at last.
+
+    Squeezed pictures (``hands.py``) come last and briefly: from them alone it learns less of those that are in shape.
 
     Parameters
     ----------
@@ -100,30 +105,34 @@ def teach(  # noqa: PLR0913 - what a reader is taught with
         As ``finetuning.fine_tune``.
     """
 
-    def stage(start: Backbone, which: NDArray[np.bool_], epochs: int) -> Backbone:
+    def stage(start: Backbone, which: NDArray[np.bool_], options: FineTuningOptions, squeezed: float = 0.0) -> Backbone:
         """Reader that goes on from ``start`` on some of the pictures, with its batch norm."""
         own = [picture for picture, wanted in zip(pictures, which, strict=True) if wanted]
         shares = _shares(own, groups)
         facts = {
             "rows": hashlib.sha256(rows[which].tobytes()).hexdigest(),
             "shares": shares.round(9).tolist(),
+            "squeezed": squeezed,
         }
-        chosen = replace(options, epochs=epochs)
 
         def train(network: Network, home: Path) -> nn.Module:
             lessons = _lessons(archive, own, rows[which], home, on_progress)
-            loss = partial(_scene_loss, _backgrounds(lessons, seed))
+            loss = partial(_scene_loss, _backgrounds(lessons, seed), squeezed)
             eye = cast("Reader", network.layers).eye.learning()
-            trained = fit(eye, lessons, loss, chosen, home, seed=seed, shares=shares, on_progress=on_progress)
+            trained = fit(eye, lessons, loss, options, home, seed=seed, shares=shares, on_progress=on_progress)
             return Reader(cast("HandNetwork", trained)).requires_grad_(requires_grad=False).eval()
 
-        return tuned(start, own, [facts, VERSION], chosen, folder, seed, train)
+        return tuned(start, own, [facts, VERSION], options, folder, seed, train)
 
     rows = rows[:, : hands.LOOK]  # of other looks it learns nothing
     taught, rendered = backbone, rows[:, hands.STEP] == hands.DRAWN
+    everything = np.ones_like(rendered)
     if rendered.any():
-        taught = stage(taught, rendered, round(_RENDERED_FIRST * options.epochs))
-    taught = stage(taught, np.ones_like(rendered), options.epochs)
+        taught = stage(taught, rendered, replace(options, epochs=round(_RENDERED_FIRST * options.epochs)))
+    taught = stage(taught, everything, options)
+    epochs, rate = max(1, round(_SQUEEZED_LAST * options.epochs)), options.learning_rate
+    last = replace(options, epochs=epochs, learning_rate=rate and _SQUEEZED_RATE * rate)
+    taught = stage(taught, everything, last, _SQUEEZED)
     eye = cast("Reader", taught.network.layers).eye
     # Weights that 16 bits hold: a model is stored in half the room, and none the worse.
     return Backbone.of(backbone.name, Network(Reader(eye.folded()).half().float(), backbone.preprocessing))
@@ -232,14 +241,14 @@ def _shares(pictures: Sequence[Picture], groups: Mapping[str, str]) -> NDArray[n
     return np.array([shares.get(picture.id, other) for picture in pictures])
 
 
-def _scene_loss(backgrounds: Tensor, eye: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-    """How wrong one look at pictures of lessons is, each in a scene of its own."""
+def _scene_loss(backgrounds: Tensor, squeezed: float, eye: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    """How wrong one look at pictures of lessons is, each in a scene of its own, a share of them squeezed."""
     pixels, *rest = batch
     known = Hands(pixels.permute(0, 3, 1, 2).float() / 255, *rest)
     with pixels.device:  # where everything new is made
         # Points in bfloat16 would be off by a pixel.
         with torch.autocast(pixels.device.type, enabled=False):
-            seen, far = scenes(known, backgrounds.to(pixels.device), _NO_LETTER)
+            seen, far = scenes(known, backgrounds.to(pixels.device), _NO_LETTER, squeezed)
         return _loss(eye, seen, far)
 
 
