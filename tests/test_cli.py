@@ -83,6 +83,14 @@ def test_strangers_is_not_for_several_processes(
     assert "found process 1 of several, expected one" in capsys.readouterr().err
 
 
+def test_a_rank_that_is_no_number_says_so(
+    letters_zip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "first")
+    assert whole_program("train", letters_zip, monkeypatch=monkeypatch) == 1
+    assert "environment variable RANK: found 'first', expected the number" in capsys.readouterr().err
+
+
 def test_package_is_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "fingerspell", "--help"], capture_output=True, text=True, check=True)
     assert "train" in done.stdout
@@ -217,7 +225,7 @@ def test_predict_of_what_is_not_there_keeps_the_other_answers(trained: Path, tmp
     assert result.exit_code == 1
     assert [json.loads(line)["letter"] for line in result.stdout.splitlines()] == ["B", "U"]
     assert "missing.jpg: there is no such file or folder" in result.stderr
-    assert "empty: no pictures in it" in result.stderr
+    assert "empty: no pictures in it, expected files that end in .bmp, .gif, .jpeg" in result.stderr
     assert "cut.zip: not a whole zip file" in result.stderr
     assert result.stderr.count("cut.zip") == 1
     assert "notes: not a picture in a known format (JPEG, PNG, BMP, GIF, WEBP, TIFF, PPM)" in result.stderr

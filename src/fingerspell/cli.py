@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import wraps
 from inspect import Signature
@@ -337,22 +338,15 @@ def predict(
 
     model, pictures = _model_first(inputs)
     loaded = load_model(model, hand_model)
-    unreadable: list[str] = []
-
-    def on_unreadable(name: str, reason: str) -> None:
-        unreadable.append(name)
-        console.warn(f"{name}: {reason}")
-
-    for best in loaded.predictions(_pictures(pictures, on_unreadable), on_unreadable):
-        if as_json:
-            typer.echo(json.dumps({name: value for name, value in asdict(best).items() if value is not None}))
-        else:
-            typer.echo(
-                f"{best.id}\t{best.answer}\t{best.letter} {best.probability:.3f}\t"
-                f"{best.runner_up} {best.runner_up_probability:.3f}"
-            )
-    if unreadable:
-        raise typer.Exit(1)
+    with _naming_unreadable() as on_unreadable:
+        for best in loaded.predictions(_pictures(pictures, on_unreadable), on_unreadable):
+            if as_json:
+                typer.echo(json.dumps({name: value for name, value in asdict(best).items() if value is not None}))
+            else:
+                typer.echo(
+                    f"{best.id}\t{best.answer}\t{best.letter} {best.probability:.3f}\t"
+                    f"{best.runner_up} {best.runner_up_probability:.3f}"
+                )
 
 
 @app.command(
@@ -473,29 +467,21 @@ def explain(
     if "-" in inputs:
         raise typer.BadParameter("found -, stdin; expected files or folders, for pictures are read twice")
     model, pictures = _model_first(inputs)
-    unreadable: set[str] = set()
-
-    def on_unreadable(name: str, reason: str) -> None:
-        if name not in unreadable:
-            console.warn(f"{name}: {reason}")
-        unreadable.add(name)
-
-    with console.progress() as on_progress:
-        found = explanation.explain_files(
-            load_model(model, hand_model),
-            lambda: _pictures(pictures, on_unreadable),
-            out,
-            boxes=boxes,
-            count=count,
-            on_progress=on_progress,
-        )
-    if as_json:
-        typer.echo(json.dumps(found))
-    else:
-        console.show_explanation(found)
-        typer.echo(f"{out / 'explanation.png'}")
-    if unreadable:
-        raise typer.Exit(1)
+    with _naming_unreadable() as on_unreadable:
+        with console.progress() as on_progress:
+            found = explanation.explain_files(
+                load_model(model, hand_model),
+                lambda: _pictures(pictures, on_unreadable),
+                out,
+                boxes=boxes,
+                count=count,
+                on_progress=on_progress,
+            )
+        if as_json:
+            typer.echo(json.dumps(found))
+        else:
+            console.show_explanation(found)
+            typer.echo(f"{out / 'explanation.png'}")
 
 
 @app.command(
@@ -644,6 +630,21 @@ def _model_first(inputs: Sequence[str]) -> tuple[str | None, Sequence[str]]:
     return inputs[0], inputs[1:]
 
 
+@contextmanager
+def _naming_unreadable() -> Iterator[Callable[[str, str], None]]:
+    """What is told of a picture that cannot be read names it once on the error stream; the exit status is 1 then."""
+    named: set[str] = set()
+
+    def on_unreadable(name: str, reason: str) -> None:
+        if name not in named:
+            console.warn(f"{name}: {reason}")
+        named.add(name)
+
+    yield on_unreadable
+    if named:
+        raise typer.Exit(1)
+
+
 def _pictures(inputs: Sequence[str], on_unreadable: Callable[[str, str], None]) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of every picture that the arguments of ``predict`` and ``explain`` mean."""
     from fingerspell.archive import open_archive, packed_as
@@ -667,7 +668,7 @@ def _pictures(inputs: Sequence[str], on_unreadable: Callable[[str, str], None]) 
             with open_archive(path) as archive:
                 members = sort_out(archive.members)[0]
                 if not members:
-                    on_unreadable(text, "no pictures in it")
+                    on_unreadable(text, f"no pictures in it, expected files that end in {', '.join(sorted(SUFFIXES))}")
                 for member in members:
                     name = f"{path}/{member.name}"
                     try:

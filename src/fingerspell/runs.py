@@ -15,7 +15,7 @@ from fingerspell import cache, evaluation, inspection, splits, steps
 from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive, open_archives, stem_of
 from fingerspell.dataset import scan
-from fingerspell.errors import RunError
+from fingerspell.errors import RunError, TuningError
 from fingerspell.files import csv_text, is_temporary, result_in, write_text
 from fingerspell.images import decode
 from fingerspell.neighbours import has_near_copy
@@ -167,8 +167,20 @@ def train(
 
 
 def is_helper() -> bool:
-    """Whether this process only helps another to train: its rank, as torchrun numbers them."""
-    return int(os.environ.get("RANK", "0")) > 0
+    """Whether this process only helps another to train: its rank, as torchrun numbers them.
+
+    Raises
+    ------
+    TuningError
+        If the variable RANK is no number.
+    """
+    rank = os.environ.get("RANK", "0")
+    if not rank.isdecimal():
+        raise TuningError(
+            f"environment variable RANK: found {rank!r}, expected the number that torchrun gives a process (0, 1, "
+            "...). Unset it to train in one process."
+        )
+    return int(rank) > 0
 
 
 def help_to_train(
