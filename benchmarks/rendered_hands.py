@@ -31,6 +31,7 @@ from fingerspell.images import VIEWS
 from fingerspell.model import load_model
 from fingerspell.rendering.generate import PARTS, TABLE
 from fingerspell.rendering.view import HAND_LENGTH
+from fingerspell.splits import evenly_spaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -153,8 +154,7 @@ def thinned(dataset: Dataset) -> Dataset:
         own[picture.label].append(picture)
     kept = []
     for pictures in own.values():
-        places = np.linspace(0, len(pictures) - 1, min(len(pictures), _A_LETTER)).round().astype(int).tolist()
-        kept += [pictures[place] for place in places]
+        kept += evenly_spaced(pictures, _A_LETTER)
     return replace(dataset, pictures=tuple(kept))
 
 
