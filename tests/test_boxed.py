@@ -16,6 +16,7 @@ from fingerspell import model as model_module
 from fingerspell import runs
 from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive
+from fingerspell.backbones import features_version
 from fingerspell.cli import app
 from fingerspell.dataset import scan
 from fingerspell.errors import ModelError
@@ -54,6 +55,8 @@ def test_it_is_small_and_says_what_it_was_trained_on(boxed: Model) -> None:
 def test_it_is_of_the_recipe_that_is_there(boxed: Model) -> None:
     recipe = override(load_recipe("reader"), {"split.protocol": "leave-one-group-out"})
     assert boxed.card.trained_on["recipe_sha256"] == runs._recipe_digest(recipe)  # else: make boxed
+    assert boxed.card.trained_on["training"] == runs._training(recipe)
+    assert boxed.card.backbone["version"] == features_version("reader")
 
 
 @pytest.mark.shared

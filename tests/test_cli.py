@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,7 @@ def test_train_as_json(letters_zip: Path, tmp_path: Path) -> None:
 
 def test_train_helps_where_another_process_leads(letters_zip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(runs, "help_to_train", lambda _archive, **options: given.update(options))
     result = command("train", letters_zip, "--fine-tune", "--tune-epochs", "2", "--tune-rate", "0.001")
@@ -78,6 +80,7 @@ def test_train_helps_where_another_process_leads(letters_zip: Path, monkeypatch:
 def test_strangers_is_not_for_several_processes(
     letters_zip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert whole_program("strangers", letters_zip, monkeypatch=monkeypatch) == 1
     assert "found process 1 of several, expected one" in capsys.readouterr().err
@@ -89,6 +92,34 @@ def test_a_rank_that_is_no_number_says_so(
     monkeypatch.setenv("RANK", "first")
     assert whole_program("train", letters_zip, monkeypatch=monkeypatch) == 1
     assert "environment variable RANK: found 'first', expected the number" in capsys.readouterr().err
+
+
+def test_a_rank_that_a_scheduler_left_behind_is_no_helper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert not runs.is_helper()  # one process alone does all the work
+
+
+@pytest.mark.parametrize("verb", ["train", "strangers", "evaluate"])
+def test_results_that_cannot_be_written_are_refused_before_the_work(
+    verb: str,
+    letters_zip: Path,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_bytes(b"a user's")
+    monkeypatch.setattr("fingerspell.steps.choose_engine", None)
+    monkeypatch.setattr("fingerspell.evaluation.answer", None)
+    other = Path(shutil.copy(letters_zip, tmp_path / "other.zip"))
+    given: dict[str, list[Any]] = {
+        "train": [letters_zip, "--split", "random"],
+        "strangers": [letters_zip, other],
+        "evaluate": [trained, letters_zip],
+    }
+    assert whole_program(verb, *given[verb], "--out", tmp_path / "file" / "out", monkeypatch=monkeypatch) == 1
+    assert "file/out: cannot be written (Not a directory)" in capsys.readouterr().err.replace("\n", "")
+    assert (tmp_path / "file").read_bytes() == b"a user's"
 
 
 def test_package_is_a_program() -> None:

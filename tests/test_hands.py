@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
+import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from http.client import IncompleteRead
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fingerspell import cache, hands, images
+from fingerspell import cache, console, hands, images
 from fingerspell.archive import open_archive
 from fingerspell.errors import BackboneError, MissingDependencyError
 from pictures import write_zip
@@ -139,6 +142,31 @@ def test_missed_hand_is_a_row_too(detector: hands.Detector, monkeypatch: pytest.
     assert np.count_nonzero(row) == hands.LOOKS
 
 
+def test_a_long_strip_is_looked_at_in_bounded_memory(detector: hands.Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def detect(pixels: np.ndarray, _: float) -> SimpleNamespace:
+        asked.append(pixels.shape)
+        return BLIND
+
+    monkeypatch.setattr(hands, "_MOST", 200)
+    monkeypatch.setattr(detector, "_detect", detect)
+    strip = np.full((2, 20_000, 3), 100, np.uint8)
+    row = detector.look(strip)
+    assert max(side for shape in asked for side in shape) <= 640
+    assert hands.network_input(strip, 16, "nearest", "original", row).shape == (16, 16, 3)
+
+
+def test_what_cannot_be_read_is_named_while_mediapipe_is_kept_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with hands._quiet():
+            told = pool.submit(console.warn, "cut.jpg: damaged picture")
+            os.write(2, b"MediaPipe speaks of itself")
+            wait([told], timeout=0.2)
+        told.result()
+    assert capfd.readouterr().err == "cut.jpg: damaged picture\n"
+
+
 def row_at(points: np.ndarray, right: float = 1.0) -> hands.Row:
     row = np.zeros(hands.ROW, np.float32)
     row[[hands.FOUND, hands.RIGHT]] = 1, right
@@ -221,13 +249,30 @@ class TestModelFile:
             hands.open_detector()
         assert not cache.models_folder().exists()
 
-    def test_without_network_it_says_what_to_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [(OSError("name resolution failed"), "name resolution failed"), (IncompleteRead(b"a", 9), "IncompleteRead")],
+    )
+    def test_without_network_it_says_what_to_do(
+        self, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+    ) -> None:
         def fail(_url: str) -> bytes:
-            raise OSError("name resolution failed")
+            raise error
 
         monkeypatch.setattr(hands, "_download", fail)
-        with pytest.raises(BackboneError, match=r"cannot be fetched \(name resolution failed\).*--hand-model FILE"):
+        with pytest.raises(BackboneError, match=rf"cannot be fetched \({said}.*--hand-model FILE"):
             hands.open_detector()
+
+    def test_a_damaged_bundle_is_left_to_mediapipe(self, tmp_path: Path) -> None:
+        path = tmp_path / "hand.task"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
+            bundle.writestr("hand_detector.tflite", os.urandom(2000).hex())
+        data = bytearray(path.read_bytes())
+        data[200:400] = bytes(200)
+        path.write_bytes(data)
+        with zipfile.ZipFile(path) as bundle, pytest.raises((zlib.error, zipfile.BadZipFile)):
+            bundle.read("hand_detector.tflite")
+        assert hands.open_detector(path).sha256 == hashlib.sha256(data).hexdigest()
 
     def test_a_bundle_that_was_packed_again_is_the_same_model(self, tmp_path: Path) -> None:
         networks = {"hand_detector.tflite": b"finds", "hand_landmarks_detector.tflite": b"reads"}
@@ -295,3 +340,10 @@ class TestMediaPipe:
         (tmp_path / "bad.task").write_bytes(b"no model")
         with pytest.raises(BackboneError, match=r"not a model file that MediaPipe's hand landmarker reads"):
             hands.open_detector(tmp_path / "bad.task").look(marked())
+
+    def test_a_zip_of_something_else(self, tmp_path: Path) -> None:
+        pytest.importorskip("mediapipe")
+        pictures = write_zip(tmp_path / "hands.zip", {f"A/{number}.jpg": b"picture" for number in range(999)})
+        with pytest.raises(BackboneError, match=r"hands.zip: not a model file .* check --hand-model") as refused:
+            hands.open_detector(pictures).look(marked())
+        assert len(str(refused.value)) < 700

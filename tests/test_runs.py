@@ -535,7 +535,7 @@ class TestHands:
     """Runs that look for hands, with a detector that bends them by the picture's colours."""
 
     KINDS: ClassVar[dict[str, dict[str, Any]]] = {
-        "points": {"features.backbone": "hand-landmarks", "head.points.epochs": 2},
+        "points": {"features.backbone": "hand-landmarks", "features.engine": None, "head.points.epochs": 2},
         "fusion": {"features.crop": "hand", "head.kind": "fusion", "head.points.epochs": 2},
         "crop": {"features.crop": "hand"},
     }

@@ -24,10 +24,11 @@ from fingerspell.engines import Engine
 from fingerspell.errors import RecipeError, RunError, SplitError
 from fingerspell.evaluation import read_probabilities
 from fingerspell.model import load_model
+from fingerspell.progress import silent
 from fingerspell.recipes import Recipe
 from fingerspell.rendering import render_dataset
 from fingerspell.runs import train
-from fingerspell.strangers import Fold, fit, strangers, summarise
+from fingerspell.strangers import Fold, _look, _read_fold, fit, strangers, summarise
 from fingerspell.testing import FakeDetector, fake_backbone
 from pictures import encode, write_zip
 
@@ -183,6 +184,45 @@ def test_folds_of_older_code_or_other_pictures_are_refused(
         strangers(changed, tmp_path / "out", overrides=OVERRIDES)
 
 
+def test_the_same_file_at_another_place_is_no_other_recipe(
+    finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    archives, out, _ = finished
+    weights = [tmp_path / name for name in ("one.safetensors", "again.safetensors", "other.safetensors")]
+    for file, content in zip(weights, (b"same", b"same", b"else"), strict=True):
+        file.write_bytes(content)
+    shutil.copytree(out / "folds", tmp_path / "out" / "folds")
+    for recipe in tmp_path.glob("out/folds/*/recipe.toml"):
+        recipe.write_text(recipe.read_text().replace("[features]", f'[features]\nweights = "{weights[0]}"'))
+    again, other = (OVERRIDES | {"features.weights": str(file)} for file in weights[1:])
+    assert [row["group"] for row in strangers(archives, tmp_path / "out", overrides=again)["groups"]]
+    with pytest.raises(
+        RunError, match=r"another recipe \(features.weights = '.*one.saf.*', expected '.*other.saf.*'\)"
+    ):
+        strangers(archives, tmp_path / "out", overrides=other)
+
+
+def test_a_finished_study_of_something_else_is_kept(
+    finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    archives, out, _ = finished
+    shutil.copytree(out, tmp_path / "out")
+    before = (tmp_path / "out" / "strangers.json").read_bytes()
+    with pytest.raises(RunError, match=r"found a study with by = 'archive', expected 'signer'. Choose another folder"):
+        strangers(archives, tmp_path / "out", overrides=OVERRIDES, by="signer")
+    assert (tmp_path / "out" / "strangers.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.csv"])
+def test_damaged_folds_are_named(name: str, finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path) -> None:
+    archives, out, _ = finished
+    shutil.copytree(out, tmp_path / "out")
+    damaged = tmp_path / "out" / "folds" / "people" / name
+    damaged.write_bytes(damaged.read_bytes()[:100].replace(b"id,", b""))
+    with pytest.raises(RunError, match=r"people.*read.*Delete th"):
+        strangers(archives, tmp_path / "out", overrides=OVERRIDES)
+
+
 def test_runs_and_strangers_do_not_overwrite_each_other(
     finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -307,6 +347,21 @@ def test_what_is_fitted_on_other_strangers_mends_the_error() -> None:
         assert row["on_strangers"]["calibration_error"] < row["as_trained"]["calibration_error"] / 3
         assert row["on_strangers"]["wrong_of_named"] == pytest.approx(0.3, abs=0.1)
     assert result["calibration"]["temperature"] == pytest.approx(3, rel=0.1)
+    named, wrong = (
+        np.array([row["as_trained"][name] for row in result["groups"]]) for name in ("named", "wrong_of_named")
+    )
+    assert result["mean"]["as_trained"]["wrong_of_named"] == pytest.approx((named * wrong).sum() / named.sum())
+
+
+def test_letters_that_nobody_shows_have_no_say_in_the_threshold(
+    finished: tuple[list[Path], Path, dict[str, Any]],
+) -> None:
+    archives, out, _ = finished
+    known = _look(archives, None, OVERRIDES | {"split.protocol": "leave-one-group-out"}, silent)
+    read = _read_fold(out / "folds" / "zoe", "zoe", known)
+    assert read.labels == load_model(out).card.labels == ("A", "B", "C", "J")
+    assert read.probabilities.shape == (36, 4)
+    assert {read.labels[target] for target in read.targets} == {"A", "B", "C"}
 
 
 def test_every_group_has_the_same_weight() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fingerspell.streams import error_stream
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -55,7 +57,8 @@ def _console(*, stderr: bool = False) -> Console:
 
 def warn(message: str) -> None:
     """One line on the error stream."""
-    _console(stderr=True).print(message, soft_wrap=True)
+    with error_stream:
+        _console(stderr=True).print(message, soft_wrap=True)
 
 
 def show_scores(metrics: Mapping[str, Any]) -> None:

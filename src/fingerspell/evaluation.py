@@ -179,8 +179,8 @@ def read_probabilities(folder: Path) -> tuple[tuple[str, ...], Probabilities, Pr
             original, on_others = (_unpacked(stored[name]) for name in ("original", "on_others"))
     except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
         raise RunError(
-            f"{path}: found no readable probabilities ({error}); expected those of a finished run. Run it again with "
-            "--overwrite."
+            f"{path}: found no readable probabilities ({error}); expected those of a finished run. Delete the run's "
+            "folder and make it again."
         ) from error
     return labels, original, on_others
 

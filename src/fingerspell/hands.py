@@ -24,12 +24,14 @@ import contextlib
 import hashlib
 import os
 import sys
-import threading
 import weakref
 import zipfile
+import zlib
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +39,7 @@ from PIL import Image
 
 from fingerspell import cache, images
 from fingerspell.errors import BackboneError, MissingDependencyError
+from fingerspell.streams import error_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,9 +93,6 @@ _MARGIN = 0.25  # of the box of the points, on each side: they lie inside the ha
 # MediaPipe's last word of itself, on how its memory lies, comes with one of the first hands, nobody knows which.
 _QUIET_HANDS = 50
 
-# Who closes the error stream, which is the process's. An end may come by the way, while an instance starts.
-_one_at_a_time = threading.RLock()
-
 
 @dataclass(frozen=True)
 class _Try:
@@ -125,6 +125,7 @@ _LADDER = (
 DOUBTFUL = 3  # the first step at which the detector is not sure to see a hand
 _STRETCHED = _LADDER[DOUBTFUL : DOUBTFUL + 1]  # of a stretched picture: the one try that finds most
 _ENOUGH = 640  # pixels of its longer side: that try looks at half as many
+_MOST = 8_000  # of a picture that is not stretched: a long strip, made a square, would fill the memory
 
 
 class Detector:
@@ -235,9 +236,10 @@ class Detector:
         try:
             with _quiet():
                 return vision.HandLandmarker.create_from_options(options)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, OSError) as error:
+            said = shorten(str(error), 200, placeholder=" ...")  # of a zip of pictures it lists them all
             raise BackboneError(
-                f"{self.file}: not a model file that MediaPipe's hand landmarker reads ({error}). "
+                f"{self.file}: not a model file that MediaPipe's hand landmarker reads ({said}). "
                 f"Expected hand_landmarker.task from {MODEL_URL}; check --hand-model."
             ) from error
 
@@ -282,12 +284,12 @@ def crop(pixels: Pixels, look: Row) -> Pixels:
 
 def _stretched(pixels: Pixels, stretch: float) -> Pixels:
     """Picture made wider, or taller where ``stretch`` is less than 1; a large one no larger than is looked at."""
-    if stretch == 1:
-        return pixels
     height, width = pixels.shape[:2]
     across, down = width * max(1, stretch), height * max(1, 1 / stretch)
-    fits = min(1, _ENOUGH / max(across, down))
+    fits = min(1, (_MOST if stretch == 1 else _ENOUGH) / max(across, down))
     sides = max(1, round(across * fits)), max(1, round(down * fits))
+    if sides == (width, height):
+        return pixels
     return np.asarray(Image.fromarray(pixels).resize(sides, Image.Resampling.BICUBIC))
 
 
@@ -333,7 +335,7 @@ def _digest(file: Path) -> str:
         with zipfile.ZipFile(file) as bundle:
             for name in sorted(bundle.namelist()):
                 digest.update(f"{name} {hashlib.sha256(bundle.read(name)).hexdigest()}\n".encode())
-    except zipfile.BadZipFile:  # MediaPipe will say so, as soon as it is asked
+    except (zipfile.BadZipFile, zlib.error, RuntimeError):  # MediaPipe will say so, as soon as it is asked
         return hashlib.sha256(file.read_bytes()).hexdigest()
     return digest.hexdigest()
 
@@ -345,7 +347,7 @@ def _fetched() -> Path:
         return path
     try:
         data = _download(MODEL_URL)
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise BackboneError(
             f"{MODEL_URL}: MediaPipe's hand model cannot be fetched ({error}). "
             "Where there is no network, fetch it elsewhere and give it with --hand-model FILE."
@@ -400,7 +402,7 @@ def _close(idle: dict[float, list[Any]]) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Close the error stream to C++: MediaPipe tells of itself there, at its start, its first hand and its end."""
-    with _one_at_a_time:
+    with error_stream:
         sys.stderr.flush()
         kept = os.dup(2)
         try:

@@ -2,7 +2,7 @@
 
 model/  model.onnx        RGB uint8 pictures (N, size, size, 3), or rows of hands, or both -> probabilities (N, labels)
                           and from a reader also where the hand is: features (N, 94), see ``Hand``; with rows of hands
-                          beside them, pictures are those of all looks (``hands.py``), three for each row
+                          beside them, pictures are those of all looks (``hands.py``), ``LOOKS`` for each row
         head.safetensors  the trained part alone
         model.json        labels, input, and where it all came from (``Card``)
         README.md         the same for people

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
 import time
+import tomllib
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from fingerspell import cache, evaluation, inspection, splits, steps
@@ -38,9 +41,11 @@ if TYPE_CHECKING:
     from fingerspell.splits import Split
     from fingerspell.training import Trained
 
+_RUNS = Path("runs")  # folder of the results that nobody gave one
 _LICENCES = "The licences of the training pictures and of the pretrained weights may bind this model too: check them."
 _NEWER = ("held_out", "per_group")  # values of a split; without them a recipe keeps the digest it had before them
 _DELETE = "Delete this folder to have it made again, or choose another with --out; nothing was changed."
+_FILES = ("features.weights", "features.hand_model")  # values of a recipe that say where a file is
 _KNOWN = (
     "This is no score to quote: the model was trained on this archive. `fingerspell compare` measures the model of a "
     "run on its test pictures alone."
@@ -120,13 +125,15 @@ def train(
         refused, others = steps.choose_others(archive, dataset, chosen)
         if keep and out and (Path(out) / "report.html").exists():
             _check_same(Path(out), chosen, dataset, split)
-            return Run(Path(out), json.loads((Path(out) / "metrics.json").read_text("utf-8")), clock.seconds)
-        if out:
-            check_folder(Path(out), result="a run", overwrite=overwrite)  # before hours of training
+            return Run(Path(out), read_metrics(Path(out)), clock.seconds)
+        if out:  # before hours of training
+            check_folder(Path(out), result="a run", overwrite=overwrite)
+        else:
+            _check_writable(_RUNS)
         with clock.stage("backbone"):
             spare = steps.choose_spare_others(archive, dataset, (*refused, *others), chosen)
             engine = steps.choose_engine(archive, split, spare, chosen, on_progress)
-        default = Path("runs") / f"{chosen.name}-{_digest(chosen, dataset, split, engine)[:8]}"
+        default = _RUNS / f"{chosen.name}-{_digest(chosen, dataset, split, engine)[:8]}"
         folder = Path(out) if out else default
         check_folder(folder, result="a run", overwrite=overwrite)
         clear_folder(folder)
@@ -167,20 +174,15 @@ def train(
 
 
 def is_helper() -> bool:
-    """Whether this process only helps another to train: its rank, as torchrun numbers them.
+    """Whether this process only helps another to train: one of several, as torchrun counts them, and not the first.
 
     Raises
     ------
     TuningError
-        If the variable RANK is no number.
+        If what torchrun says is no number.
     """
-    rank = os.environ.get("RANK", "0")
-    if not rank.isdecimal():
-        raise TuningError(
-            f"environment variable RANK: found {rank!r}, expected the number that torchrun gives a process (0, 1, "
-            "...). Unset it to train in one process."
-        )
-    return int(rank) > 0
+    processes, rank = _torchrun("WORLD_SIZE", "1"), _torchrun("RANK", "0")
+    return processes > 1 and rank > 0
 
 
 def help_to_train(
@@ -226,7 +228,7 @@ def evaluate(
         with clock.stage("scan"):
             dataset = scan(archive, memory=cache.scans_folder(), on_progress=on_progress)
         pictures = dataset.letters()
-        folder = Path(out) if out else Path("runs") / f"{model.card.name}-on-{stem_of(archive.path)}"
+        folder = Path(out) if out else _RUNS / f"{model.card.name}-on-{stem_of(archive.path)}"
         check_folder(folder, result="an evaluation", overwrite=overwrite)
         with clock.stage("recognition"):
             answers = evaluation.answer(
@@ -308,9 +310,9 @@ def _check_same(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) ->
             "other features": (backbone.get("version"), card.get("hands")),
             "another training": trained_on.get("training"),
             "other pictures": trained_on["pictures_sha256"],
-            "another recipe": (folder / "recipe.toml").read_text("utf-8"),
             "another split": (folder / "split.csv").read_text("utf-8"),
         }
+        value = _other_value(tomllib.loads((folder / "recipe.toml").read_text("utf-8")), recipe)
     except (OSError, ValueError, LookupError) as error:
         raise RunError(f"{folder}: the finished run there cannot be read ({error}). {_DELETE}") from error
     expected = {
@@ -318,12 +320,33 @@ def _check_same(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) ->
         "other features": steps.features_facts(recipe),
         "another training": _training(recipe),
         "other pictures": dataset.digest,
-        "another recipe": recipe.to_toml(),
         "another split": split.to_csv(),
     }
-    other = [name for name, value in expected.items() if found[name] != value]
-    if other:
+    other = [f"another recipe ({value})"] if value else []
+    if other := [*other, *(name for name, value in expected.items() if found[name] != value)]:
         raise RunError(f"{folder}: found a finished run with {other[0]}; expected one to go on from. {_DELETE}")
+
+
+def _other_value(written: dict[str, Any], recipe: Recipe) -> str | None:
+    """First value of a recipe that was written as another, in words; the same file at another place is no other."""
+    found, expected = (_flat(content) for content in (written, tomllib.loads(recipe.to_toml())))
+    for name in sorted((found.keys() | expected.keys()) - {"split.groups"}):  # whom they name is in the split
+        was, is_now = found.get(name), expected.get(name)
+        if was != is_now and not (name in _FILES and was and is_now and _same_bytes(Path(was), Path(is_now))):
+            return f"{name} = {was!r}, expected {is_now!r}"
+    return None
+
+
+def _flat(content: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Values of nested sections by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        flat |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return flat
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 def _training(recipe: Recipe) -> list[int]:
@@ -337,8 +360,34 @@ def _training(recipe: Recipe) -> list[int]:
     return [training.VERSION, finetuning.VERSION, teaching.VERSION]
 
 
+def _torchrun(name: str, alone: str) -> int:
+    """What torchrun says to this process, or what holds for one that nobody started so."""
+    found = os.environ.get(name, alone)
+    if not found.isdecimal():
+        raise TuningError(
+            f"environment variable {name}: found {found!r}, expected the number that torchrun gives a process. Unset "
+            "RANK and WORLD_SIZE to train in one process."
+        )
+    return int(found)
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """What a finished run found out.
+
+    Raises
+    ------
+    RunError
+        If ``metrics.json`` is not there or damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder}: the finished run there cannot be read ({error}). {_DELETE}") from error
+    return found
+
+
 def check_folder(folder: Path, *, result: Result, overwrite: bool) -> None:
-    """Refuse a folder for a result that holds something else, or a finished one that is not to be overwritten.
+    """Refuse a folder for a result that holds something else, or a finished one, or that cannot be written.
 
     The report is written last and so marks a finished one.
     """
@@ -347,11 +396,9 @@ def check_folder(folder: Path, *, result: Result, overwrite: bool) -> None:
             f"{folder}: found a file, expected a folder for {result}, or none yet. Choose another with --out."
         )
     there = next((path for path in folder.rglob("*") if path.is_file() and not is_temporary(path)), None)
-    if there is None:
-        return
     report = folder / "report.html"
     found = result_in(folder)
-    if found != result:
+    if there and found != result:
         raise RunError(
             f"{folder}: this folder holds something else ({there.name}, ...): found {found or 'nothing of ours'}, "
             f"expected {result}. Choose another folder with --out; nothing was changed."
@@ -361,6 +408,20 @@ def check_folder(folder: Path, *, result: Result, overwrite: bool) -> None:
             f"{folder}: {result} is already there, and finished; see {report}. "
             "To do it again give --overwrite, to keep both give another --out."
         )
+    _check_writable(folder)
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written, before the work and not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written ({error.strerror}), expected a folder for the results. Choose another with "
+            "--out."
+        ) from error
 
 
 def clear_folder(folder: Path) -> None:

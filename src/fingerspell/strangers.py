@@ -33,7 +33,7 @@ from fingerspell.neighbours import bursts
 from fingerspell.progress import silent
 from fingerspell.recipes import override
 from fingerspell.reporting import write_strangers
-from fingerspell.runs import check_folder, train, train_everybody
+from fingerspell.runs import check_folder, read_metrics, train, train_everybody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,9 +67,9 @@ class Fold:
         Group of each picture: that one, or one below it.
     targets : array (pictures,)
         Columns of their letters.
-    probabilities : array (pictures, 26)
-        At temperature 1, a column for each letter of the alphabet.
-    on_others : array (others, 26)
+    probabilities : array (pictures, labels)
+        At temperature 1.
+    on_others : array (others, labels)
         The same on the group's pictures of no letter.
     fitted : Calibration
         On the run's own validation pictures.
@@ -77,6 +77,8 @@ class Fold:
         Share of the pictures with a near-copy in training.
     conditions : dict
         Accuracy on some of the pictures as they are, and of these mirrored, in other light, coarser and blurred.
+    labels : tuple of str
+        Letters of the columns, the same for all folds: those that the data set has.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Fold:
     fitted: Calibration
     near_copies: float
     conditions: Mapping[str, float]
+    labels: tuple[str, ...] = LETTERS
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,9 @@ def strangers(
     last = override(known.recipe, dict(final or {}))
     names = _held_out(known, by)
     check_folder(out, result="a study of strangers", overwrite=False)
+    chosen = {"recipe": known.recipe.name, "backbone": known.recipe.features.backbone, "head": known.recipe.head.kind}
+    facts = {"data": known.name, **chosen, "by": by, "rendered": len(known.rendered)}
+    _check_same_study(out, facts)
     folds = []
     for number, name in enumerate(names):
         on_progress("Groups held out", number, len(names))
@@ -165,8 +171,6 @@ def strangers(
         )
         folds.append(_read_fold(folder, name, known))
     on_progress("Groups held out", len(names), len(names))
-    chosen = {"recipe": known.recipe.name, "backbone": known.recipe.features.backbone, "head": known.recipe.head.kind}
-    facts = {"data": known.name, **chosen, "by": by, "rendered": len(known.rendered)}
     result = summarise(folds, risk=known.recipe.risk) | facts
     if final is not None:
         fitted = Calibration(**result["calibration"])
@@ -239,35 +243,62 @@ def _held_out(known: _Known, by: By) -> list[str]:
     return names
 
 
+def _check_same_study(out: Path, facts: Mapping[str, Any]) -> None:
+    """Refuse a folder with a finished study of something else, which would be lost."""
+    path = out / "strangers.json"
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        other = next((name for name, value in facts.items() if found[name] != value), None)
+    except (OSError, ValueError, LookupError) as error:
+        raise RunError(f"{path}: the study there cannot be read ({error!r}). Delete that file to go on.") from error
+    if other:
+        raise RunError(
+            f"{out}: found a study with {other} = {found[other]!r}, expected {facts[other]!r}. Choose another folder "
+            "with --out; nothing was changed."
+        )
+
+
 def _read_fold(folder: Path, name: str, known: _Known) -> Fold:
     """Answers of a finished fold, from its files."""
-    found = json.loads((folder / "metrics.json").read_text("utf-8"))
-    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
-        pictures = tuple(known.pictures[row["id"]] for row in csv.DictReader(file))
+    found = read_metrics(folder)
     labels, probabilities, on_others = read_probabilities(folder)
+    try:
+        with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+            pictures = tuple(known.pictures[row["id"]] for row in csv.DictReader(file))
+    except (OSError, ValueError, LookupError) as error:
+        raise RunError(
+            f"{folder / 'predictions.csv'}: found no readable predictions ({error!r}); expected those of a finished "
+            "run. Delete the run's folder and make it again."
+        ) from error
     if len(probabilities) != len(pictures):
         raise RunError(
             f"{folder}: found {len(probabilities)} rows of probabilities for {len(pictures)} predictions; expected as "
             "many. The files are of two runs: delete this folder and start again."
         )
+    own = tuple(sorted({picture.label for picture in known.pictures.values()}))
     fitted = Calibration(*(found["calibration"][field] for field in ("temperature", "threshold", "risk")))
     return Fold(
         name,
         pictures,
         tuple(known.groups[picture.id] for picture in pictures),
-        np.array([LETTERS.index(picture.label) for picture in pictures], np.int64),
-        _untempered(probabilities, labels, fitted.temperature),
-        _untempered(on_others, labels, fitted.temperature),
+        np.array([own.index(picture.label) for picture in pictures], np.int64),
+        _untempered(probabilities, labels, own, fitted.temperature),
+        _untempered(on_others, labels, own, fitted.temperature),
         fitted,
         found["scores"]["letters"]["near_copies"],
         {name: scores["letters"]["accuracy"] for name, scores in found["conditions"].items()},
+        own,
     )
 
 
-def _untempered(probabilities: Probabilities, labels: Sequence[str], temperature: float) -> Probabilities:
-    """Probabilities (N, 26) at temperature 1, from those (N, labels) that were divided by one."""
-    result: Probabilities = np.zeros((len(probabilities), len(LETTERS)), np.float32)
-    result[:, [LETTERS.index(label) for label in labels]] = calibration.temper(probabilities, 1 / temperature)
+def _untempered(
+    probabilities: Probabilities, labels: Sequence[str], wanted: Sequence[str], temperature: float
+) -> Probabilities:
+    """Probabilities (N, wanted) at temperature 1, from those (N, labels) that were divided by one."""
+    result: Probabilities = np.zeros((len(probabilities), len(wanted)), np.float32)
+    result[:, [wanted.index(label) for label in labels]] = calibration.temper(probabilities, 1 / temperature)
     return result
 
 
@@ -293,11 +324,11 @@ def _row(fold: Fold, on_strangers: Calibration) -> dict[str, Any]:
 def _recalls(fold: Fold) -> dict[str, float]:
     """Share of the pictures of each letter that are read right."""
     right = fold.probabilities.argmax(axis=1) == fold.targets
-    return {LETTERS[target]: float(right[fold.targets == target].mean()) for target in np.unique(fold.targets)}
+    return {fold.labels[target]: float(right[fold.targets == target].mean()) for target in np.unique(fold.targets)}
 
 
 def _scores(fold: Fold, which: NDArray[np.bool_], numbers: metrics.Groups, on_strangers: Calibration) -> dict[str, Any]:
-    letters = np.array(LETTERS)
+    letters = np.array(fold.labels)
     probabilities, targets = fold.probabilities[which], fold.targets[which]
     predicted = letters[probabilities.argmax(axis=1)]
     return {
@@ -337,10 +368,7 @@ def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for kind in ("letters", "static_letters")
             if any(kind in row["scores"] for row in rows)
         },
-        **{
-            fitted: {name: _mean_of([row[fitted][name] for row in rows]) for name in _SURENESS}
-            for fitted in ("as_trained", "on_strangers")
-        },
+        **{fitted: _mean_sureness([row[fitted] for row in rows]) for fitted in ("as_trained", "on_strangers")},
         **{
             part: {
                 name: _mean_of([row[part].get(name) for row in rows])
@@ -363,6 +391,17 @@ def _mean_score(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
             low, high = max(0.0, float(values.mean() - half)), min(1.0, float(values.mean() + half))
         means |= {measure: float(values.mean()), f"{measure}_interval": [low, high]}
     return counts | means
+
+
+def _mean_sureness(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Means over the groups; of what is named, by how much of each group is."""
+    named = np.array([row["named"] for row in rows])
+    wrong = named @ [row["wrong_of_named"] or 0.0 for row in rows]
+    return {
+        "calibration_error": _mean_of([row["calibration_error"] for row in rows]),
+        "named": float(named.mean()),
+        "wrong_of_named": float(wrong / named.sum()) if named.any() else None,
+    }
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:

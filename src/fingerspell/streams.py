@@ -1,8 +1,9 @@
-"""Streams: work beside the thread that consumes them, in order and in bounded memory."""
+"""Streams: work beside the thread that consumes them, in order and in bounded memory; and who has the error stream."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# Held by who writes a line to the process's error stream, and by who closes it to others' (``hands.py``).
+error_stream = threading.RLock()
 
 # Bytes of a picture file from which a thread pays: Python runs one thread at a time outside the decoder, and threads
 # that take turns over small files need half as long again as one alone (docs/performance.md).

@@ -73,13 +73,14 @@ class FakeDetector(hands.Detector):
 
     def look(self, pixels: Pixels) -> Row:
         """See ``hands.Detector.look``."""
-        row = np.zeros(hands.ROW, np.float32)
-        row[hands.SHAPE] = pixels.shape[1] / pixels.shape[0]
+        looks = np.zeros((hands.LOOKS, hands.LOOK), np.float32)
+        looks[:, hands.SHAPE] = pixels.shape[1] / pixels.shape[0] * np.array(hands.STRETCHES)
         if pixels.mean() < 20:
-            return row
+            return looks.ravel()
         colours = images.resize(pixels, _GRID, "bilinear").astype(np.float32).ravel() / 255
         mixing = np.random.default_rng(0).normal(size=(len(colours), 3 * hands.POINTS)) / len(colours)
         points = np.random.default_rng(1).random(3 * hands.POINTS) / 2 + 0.25 + colours @ mixing
-        row[[hands.FOUND, hands.RIGHT, hands.SURE]] = 1, 0.9, 0.9
-        row[hands.PICTURE], row[hands.WORLD] = points, points / 10
-        return row
+        looks[:, [hands.FOUND, hands.RIGHT, hands.SURE]] = 1, 0.9, 0.9
+        seen = points + np.linspace(0, 0.1, hands.LOOKS)[:, None] * np.sin(np.arange(3 * hands.POINTS))  # each its own
+        looks[:, hands.PICTURE], looks[:, hands.WORLD] = seen, seen / 10
+        return looks.ravel()

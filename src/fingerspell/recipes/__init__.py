@@ -187,6 +187,9 @@ _GOES_WITH = {
     "head.mlp.patience": ("head.kind", ("mlp",)),
 }
 
+# Values that say how a network sees pictures: MediaPipe has its own way.
+_OF_NETWORKS = tuple(f"features.{name}" for name in ("weights", "size", "interpolation", "engine", "precision"))
+
 
 def names() -> list[str]:
     """Names of the recipes in the box."""
@@ -259,6 +262,12 @@ def override(recipe: Recipe, values: dict[str, Any]) -> Recipe:
                 f"{name} = {values[name]!r} has no effect with {decider} = {found!r}: it goes with "
                 f"{' or '.join(map(str, values_of))}. Leave one of the two out."
             )
+    given = next((name for name in _OF_NETWORKS if values.get(name) is not None), None)
+    if given and changed.features.backbone == NAME:
+        raise RecipeError(
+            f"{given} = {values[given]!r} has no effect with features.backbone = {NAME!r}, which has no network of "
+            "ours. Leave one of the two out."
+        )
     _check_hands(changed)
     return changed
 
@@ -304,6 +313,12 @@ def _check_hands(recipe: Recipe) -> None:
         raise RecipeError(
             f"features.backbone = {READER!r} has not been taught: expected --fine-tune, which teaches it, or --weights "
             "FILE of one that was."
+        )
+    tuning, usual = recipe.fine_tuning, FineTuningOptions()
+    if is_taught(recipe) and (tuning.rotation, tuning.mirrored) != (usual.rotation, usual.mirrored):
+        raise RecipeError(
+            f"fine_tuning.rotation = {tuning.rotation}, fine_tuning.mirrored = {tuning.mirrored}: expected neither "
+            f"with the backbone {READER!r}, which is taught in scenes of its own. Leave them out."
         )
     if features.hand_model and not looks_for_hands(recipe) and not is_taught(recipe):
         raise RecipeError(
