@@ -26,7 +26,6 @@ import os
 import sys
 import weakref
 import zipfile
-import zlib
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
@@ -335,7 +334,7 @@ def _digest(file: Path) -> str:
         with zipfile.ZipFile(file) as bundle:
             for name in sorted(bundle.namelist()):
                 digest.update(f"{name} {hashlib.sha256(bundle.read(name)).hexdigest()}\n".encode())
-    except (zipfile.BadZipFile, zlib.error, RuntimeError):  # MediaPipe will say so, as soon as it is asked
+    except Exception:  # noqa: BLE001 - damage has no common class, and MediaPipe will say so as soon as it is asked
         return hashlib.sha256(file.read_bytes()).hexdigest()
     return digest.hexdigest()
 
@@ -402,8 +401,8 @@ def _close(idle: dict[float, list[Any]]) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Close the error stream to C++: MediaPipe tells of itself there, at its start, its first hand and its end."""
+    sys.stderr.flush()  # before the lock: a progress bar has one of its own
     with error_stream:
-        sys.stderr.flush()
         kept = os.dup(2)
         try:
             with Path(os.devnull).open("wb") as nowhere:

@@ -330,7 +330,7 @@ def _check_same(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) ->
 def _other_value(written: dict[str, Any], recipe: Recipe) -> str | None:
     """First value of a recipe that was written as another, in words; the same file at another place is no other."""
     found, expected = (_flat(content) for content in (written, tomllib.loads(recipe.to_toml())))
-    for name in sorted((found.keys() | expected.keys()) - {"split.groups"}):  # whom they name is in the split
+    for name in sorted(found.keys() | expected.keys()):
         was, is_now = found.get(name), expected.get(name)
         if was != is_now and not (name in _FILES and was and is_now and _same_bytes(Path(was), Path(is_now))):
             return f"{name} = {was!r}, expected {is_now!r}"
