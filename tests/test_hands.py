@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -151,13 +152,18 @@ def test_a_long_strip_is_looked_at_in_bounded_memory(detector: hands.Detector, m
 
     monkeypatch.setattr(hands, "_MOST", 200)
     monkeypatch.setattr(detector, "_detect", detect)
+    monkeypatch.setattr(hands, "_MOST_OF_A_STRIP", 100)
     strip = np.full((2, 20_000, 3), 100, np.uint8)
     row = detector.look(strip)
     assert max(side for shape in asked for side in shape) <= 640
     assert hands.network_input(strip, 16, "nearest", "original", row).shape == (16, 16, 3)
 
 
-def test_what_cannot_be_read_is_named_while_mediapipe_is_kept_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_read_is_named_while_mediapipe_is_kept_quiet(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Python's own stream, as without pytest, which puts a file of its own there.
+    monkeypatch.setattr(sys, "stderr", os.fdopen(2, "w", buffering=1, closefd=False))
     with ThreadPoolExecutor(1) as pool:
         with hands._quiet():
             told = pool.submit(console.warn, "cut.jpg: damaged picture")

@@ -124,7 +124,8 @@ _LADDER = (
 DOUBTFUL = 3  # the first step at which the detector is not sure to see a hand
 _STRETCHED = _LADDER[DOUBTFUL : DOUBTFUL + 1]  # of a stretched picture: the one try that finds most
 _ENOUGH = 640  # pixels of its longer side: that try looks at half as many
-_MOST = 8_000  # of a picture that is not stretched: a long strip, made a square, would fill the memory
+_MOST = 8_000  # of a picture that is not stretched: made a square, a long strip would fill the memory ...
+_STRIP, _MOST_OF_A_STRIP = 4, 2_000  # ... and one so many times as long as wide has no more of a hand in it
 
 
 class Detector:
@@ -285,7 +286,9 @@ def _stretched(pixels: Pixels, stretch: float) -> Pixels:
     """Picture made wider, or taller where ``stretch`` is less than 1; a large one no larger than is looked at."""
     height, width = pixels.shape[:2]
     across, down = width * max(1, stretch), height * max(1, 1 / stretch)
-    fits = min(1, (_MOST if stretch == 1 else _ENOUGH) / max(across, down))
+    strip = max(across, down) > _STRIP * min(across, down)
+    most = _ENOUGH if stretch != 1 else _MOST_OF_A_STRIP if strip else _MOST
+    fits = min(1, most / max(across, down))
     sides = max(1, round(across * fits)), max(1, round(down * fits))
     if sides == (width, height):
         return pixels
@@ -313,7 +316,8 @@ def network_input(
 
     def seen(look: int) -> Pixels:
         if row is None:
-            return images.view_of(resized(_stretched(pixels, STRETCHES[look]), size, interpolation), view)
+            shown = _stretched(pixels, STRETCHES[look]) if look else pixels
+            return images.view_of(resized(shown, size, interpolation), view)
         shown = _stretched(images.view_of(pixels, view), STRETCHES[look])
         return resized(crop(shown, row[look * LOOK :]), size, interpolation)
 

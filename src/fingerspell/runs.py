@@ -313,7 +313,7 @@ def _check_same(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) ->
             "another split": (folder / "split.csv").read_text("utf-8"),
         }
         value = _other_value(tomllib.loads((folder / "recipe.toml").read_text("utf-8")), recipe)
-    except (OSError, ValueError, LookupError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(f"{folder}: the finished run there cannot be read ({error}). {_DELETE}") from error
     expected = {
         "another form of the model": FORMAT,

@@ -251,7 +251,7 @@ def _check_same_study(out: Path, facts: Mapping[str, Any]) -> None:
     try:
         found = json.loads(path.read_text("utf-8"))
         other = next((name for name, value in facts.items() if found[name] != value), None)
-    except (OSError, ValueError, LookupError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{path}: the study there cannot be read ({error!r}). Delete that file to go on.") from error
     if other:
         raise RunError(
@@ -267,9 +267,12 @@ def _read_fold(folder: Path, name: str, known: _Known) -> Fold:
     try:
         with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
             pictures = tuple(known.pictures[row["id"]] for row in csv.DictReader(file))
-    except (OSError, ValueError, LookupError) as error:
+        fitted = Calibration(*(found["calibration"][field] for field in ("temperature", "threshold", "risk")))
+        near_copies = found["scores"]["letters"]["near_copies"]
+        conditions = {name: scores["letters"]["accuracy"] for name, scores in found["conditions"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(
-            f"{folder / 'predictions.csv'}: found no readable predictions ({error!r}); expected those of a finished "
+            f"{folder}: found no readable metrics.json and predictions.csv ({error!r}); expected those of a finished "
             "run. Delete the run's folder and make it again."
         ) from error
     if len(probabilities) != len(pictures):
@@ -278,7 +281,6 @@ def _read_fold(folder: Path, name: str, known: _Known) -> Fold:
             "many. The files are of two runs: delete this folder and start again."
         )
     own = tuple(sorted({picture.label for picture in known.pictures.values()}))
-    fitted = Calibration(*(found["calibration"][field] for field in ("temperature", "threshold", "risk")))
     return Fold(
         name,
         pictures,
@@ -287,8 +289,8 @@ def _read_fold(folder: Path, name: str, known: _Known) -> Fold:
         _untempered(probabilities, labels, own, fitted.temperature),
         _untempered(on_others, labels, own, fitted.temperature),
         fitted,
-        found["scores"]["letters"]["near_copies"],
-        {name: scores["letters"]["accuracy"] for name, scores in found["conditions"].items()},
+        near_copies,
+        conditions,
         own,
     )
 

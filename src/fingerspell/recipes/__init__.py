@@ -188,7 +188,9 @@ _GOES_WITH = {
 }
 
 # Values that say how a network sees pictures: MediaPipe has its own way.
-_OF_NETWORKS = tuple(f"features.{name}" for name in ("weights", "size", "interpolation", "engine", "precision"))
+_OF_NETWORKS = tuple(
+    f"features.{name}" for name in ("weights", "size", "interpolation", "input_scale", "engine", "precision")
+)
 
 
 def names() -> list[str]:
@@ -315,11 +317,12 @@ def _check_hands(recipe: Recipe) -> None:
             "FILE of one that was."
         )
     tuning, usual = recipe.fine_tuning, FineTuningOptions()
-    if is_taught(recipe) and (tuning.rotation, tuning.mirrored) != (usual.rotation, usual.mirrored):
-        raise RecipeError(
-            f"fine_tuning.rotation = {tuning.rotation}, fine_tuning.mirrored = {tuning.mirrored}: expected neither "
-            f"with the backbone {READER!r}, which is taught in scenes of its own. Leave them out."
-        )
+    for name in ("rotation", "mirrored"):
+        if is_taught(recipe) and getattr(tuning, name) != getattr(usual, name):
+            raise RecipeError(
+                f"fine_tuning.{name} = {getattr(tuning, name)} has no effect with the backbone {READER!r}, which is "
+                "taught in scenes of its own. Leave it out."
+            )
     if features.hand_model and not looks_for_hands(recipe) and not is_taught(recipe):
         raise RecipeError(
             "features.hand_model has no effect: nothing in this recipe looks for hands. Leave it out, or ask for the "
