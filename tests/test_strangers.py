@@ -27,7 +27,7 @@ from fingerspell.model import load_model
 from fingerspell.progress import silent
 from fingerspell.recipes import Recipe
 from fingerspell.rendering import render_dataset
-from fingerspell.runs import train
+from fingerspell.runs import Run, train
 from fingerspell.strangers import Fold, _look, _read_fold, fit, strangers, summarise
 from fingerspell.testing import FakeDetector, fake_backbone
 from pictures import encode, write_zip
@@ -370,7 +370,8 @@ def test_letters_that_nobody_shows_have_no_say_in_the_threshold(
 ) -> None:
     archives, out, _ = finished
     known = _look(archives, None, OVERRIDES | {"split.protocol": "leave-one-group-out"}, silent)
-    read = _read_fold(out / "folds" / "zoe", "zoe", known)
+    folder = out / "folds" / "zoe"
+    read = _read_fold(Run(folder, json.loads((folder / "metrics.json").read_text()), {}), "zoe", known)
     assert read.labels == load_model(out).card.labels == ("A", "B", "C", "J")
     assert read.probabilities.shape == (36, 4)
     assert {read.labels[target] for target in read.targets} == {"A", "B", "C"}

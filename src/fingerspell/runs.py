@@ -45,6 +45,7 @@ _RUNS = Path("runs")  # folder of the results that nobody gave one
 _LICENCES = "The licences of the training pictures and of the pretrained weights may bind this model too: check them."
 _NEWER = ("held_out", "per_group")  # values of a split; without them a recipe keeps the digest it had before them
 _DELETE = "Delete this folder to have it made again, or choose another with --out; nothing was changed."
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)  # what reading a damaged file of ours raises
 _FILES = ("features.weights", "features.hand_model")  # values of a recipe that say where a file is
 _KNOWN = (
     "This is no score to quote: the model was trained on this archive. `fingerspell compare` measures the model of a "
@@ -124,8 +125,7 @@ def train(
         split = steps.choose_split(archive, dataset, chosen)
         refused, others = steps.choose_others(archive, dataset, chosen)
         if keep and out and (Path(out) / "report.html").exists():
-            _check_same(Path(out), chosen, dataset, split)
-            return Run(Path(out), read_metrics(Path(out)), clock.seconds)
+            return Run(Path(out), _finished(Path(out), chosen, dataset, split), clock.seconds)
         if out:  # before hours of training
             check_folder(Path(out), result="a run", overwrite=overwrite)
         else:
@@ -298,8 +298,8 @@ def train_everybody(
         write_model(out / "model", engine.graph(cache.graphs_folder()), head, card)
 
 
-def _check_same(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) -> None:
-    """Refuse a finished run that this recipe and these pictures would not give today."""
+def _finished(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) -> dict[str, Any]:
+    """Metrics of a finished run; refused if it is not what this recipe and these pictures would give today."""
     from fingerspell.model import FORMAT
 
     try:
@@ -313,7 +313,8 @@ def _check_same(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) ->
             "another split": (folder / "split.csv").read_text("utf-8"),
         }
         value = _other_value(tomllib.loads((folder / "recipe.toml").read_text("utf-8")), recipe)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
+    except DAMAGE as error:
         raise RunError(f"{folder}: the finished run there cannot be read ({error}). {_DELETE}") from error
     expected = {
         "another form of the model": FORMAT,
@@ -325,6 +326,7 @@ def _check_same(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) ->
     other = [f"another recipe ({value})"] if value else []
     if other := [*other, *(name for name, value in expected.items() if found[name] != value)]:
         raise RunError(f"{folder}: found a finished run with {other[0]}; expected one to go on from. {_DELETE}")
+    return metrics
 
 
 def _other_value(written: dict[str, Any], recipe: Recipe) -> str | None:
@@ -369,21 +371,6 @@ def _torchrun(name: str, alone: str) -> int:
             "RANK and WORLD_SIZE to train in one process."
         )
     return int(found)
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """What a finished run found out.
-
-    Raises
-    ------
-    RunError
-        If ``metrics.json`` is not there or damaged.
-    """
-    try:
-        found: dict[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder}: the finished run there cannot be read ({error}). {_DELETE}") from error
-    return found
 
 
 def check_folder(folder: Path, *, result: Result, overwrite: bool) -> None:

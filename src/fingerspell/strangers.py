@@ -33,7 +33,7 @@ from fingerspell.neighbours import bursts
 from fingerspell.progress import silent
 from fingerspell.recipes import override
 from fingerspell.reporting import write_strangers
-from fingerspell.runs import check_folder, read_metrics, train, train_everybody
+from fingerspell.runs import DAMAGE, check_folder, train, train_everybody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fingerspell.dataset import Picture
     from fingerspell.progress import Progress
     from fingerspell.recipes import Recipe
+    from fingerspell.runs import Run
 
 By = Literal["archive", "signer"]
 
@@ -161,7 +162,7 @@ def strangers(
     for number, name in enumerate(names):
         on_progress("Groups held out", number, len(names))
         folder = out / "folds" / name.replace("/", "+")
-        train(
+        run = train(
             sources,
             recipe=recipe,
             overrides=overrides | {"split.held_out": name},
@@ -169,7 +170,7 @@ def strangers(
             keep=True,
             on_progress=on_progress,
         )
-        folds.append(_read_fold(folder, name, known))
+        folds.append(_read_fold(run, name, known))
     on_progress("Groups held out", len(names), len(names))
     result = summarise(folds, risk=known.recipe.risk) | facts
     if final is not None:
@@ -251,7 +252,7 @@ def _check_same_study(out: Path, facts: Mapping[str, Any]) -> None:
     try:
         found = json.loads(path.read_text("utf-8"))
         other = next((name for name, value in facts.items() if found[name] != value), None)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except DAMAGE as error:
         raise RunError(f"{path}: the study there cannot be read ({error!r}). Delete that file to go on.") from error
     if other:
         raise RunError(
@@ -260,9 +261,9 @@ def _check_same_study(out: Path, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _read_fold(folder: Path, name: str, known: _Known) -> Fold:
+def _read_fold(run: Run, name: str, known: _Known) -> Fold:
     """Answers of a finished fold, from its files."""
-    found = read_metrics(folder)
+    folder, found = run.folder, run.metrics
     labels, probabilities, on_others = read_probabilities(folder)
     try:
         with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
@@ -270,7 +271,7 @@ def _read_fold(folder: Path, name: str, known: _Known) -> Fold:
         fitted = Calibration(*(found["calibration"][field] for field in ("temperature", "threshold", "risk")))
         near_copies = found["scores"]["letters"]["near_copies"]
         conditions = {name: scores["letters"]["accuracy"] for name, scores in found["conditions"].items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise RunError(
             f"{folder}: found no readable metrics.json and predictions.csv ({error!r}); expected those of a finished "
             "run. Delete the run's folder and make it again."
