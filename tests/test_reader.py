@@ -99,6 +99,8 @@ def test_the_fine_view_of_the_whole_is_a_mean_of_pixels() -> None:
     picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
     seen: list[torch.Tensor] = []
     taught = layers(untaught_reader())
+    with torch.no_grad():
+        taught.eye.facts.bias[0] = 20.0  # surely a hand, and a small one: it is looked for in the fine view
     taught.eye.register_forward_pre_hook(lambda _, views: seen.append(views[0]))
     with torch.inference_mode():
         taught(picture)
@@ -172,20 +174,20 @@ def test_no_letter_makes_all_letters_equally_likely() -> None:
 @pytest.mark.parametrize(("hand", "heard"), [(0.3, 0.0), (0.85, 0.5), (1.2, 1.0)])
 def test_the_whole_picture_is_read_as_far_as_the_hand_fills_it(hand: float, heard: float) -> None:
     class Eye(torch.nn.Module):
-        looks = 0
+        views: tuple[int, ...] = ()
 
         def forward(self, views: torch.Tensor) -> reader.Look:
-            cells = views.shape[2] // reader.CELL
-            letters = torch.zeros(1, reader.ANSWERS)
-            letters[:, self.looks] = 50.0  # of each look another
-            self.looks += 1
-            some, maps = torch.ones(1), torch.zeros(1, cells, cells)
+            count, cells = len(views), views.shape[2] // reader.CELL
+            letters = torch.zeros(count, reader.ANSWERS)
+            letters[:, len(self.views)] = 50.0  # of each look another
+            self.views = (*self.views, count)
+            some, maps = torch.ones(count), torch.zeros(count, cells, cells)
             sizes = maps + float(np.log(hand / reader.MARGIN * cells))
-            return reader.Look(torch.zeros(1, POINTS, 3), some, some, letters, letters, maps, sizes, maps)
+            return reader.Look(torch.zeros(count, POINTS, 3), some, some, letters, letters, maps, sizes, maps)
 
     eye = Eye()
     letters = Reader(eye)(torch.zeros(1, 3, SIZE, SIZE))[0, Reader.LETTERS].exp()  # type: ignore[arg-type]
-    assert eye.looks == 4
+    assert eye.views == (1, int(not heard), 1, 1)  # a hand that fills the picture is not looked for in a finer view
     assert letters[:4].tolist() == pytest.approx([heard / (heard + 2), 0, 1 / (heard + 2), 1 / (heard + 2)], abs=1e-6)
 
 
@@ -200,18 +202,23 @@ def test_the_view_has_more_of_a_say_than_the_points() -> None:
 
 def test_graph_agrees_with_torch_and_places_the_hand_of_each_picture_of_a_batch(tmp_path: Path) -> None:
     network = untaught_reader().network
+    eye, seen = layers(Backbone.of(READER, network)).eye, pictures(17)
     with torch.no_grad():
-        layers(Backbone.of(READER, network)).eye.facts.bias[0] = 20.0  # surely a hand: the box is where it is placed
+        eye.facts.bias[0] = 20.0  # surely a hand: the box is where it is placed
+        eye.box[3].bias[1] += 1.57  # so large that it fills one half of the pictures
     backbone = Backbone.of(READER, network)
     graph = backbone_graph(backbone, tmp_path)
-    seen = pictures(17)
+    looked: list[int] = []
+    hook = eye.register_forward_pre_hook(lambda _, views: looked.append(len(views[0])))
     with torch.inference_mode():
-        expected = backbone.network(seen).numpy()
+        expected = network(seen).numpy()
+    hook.remove()
+    assert 4 < looked[1] < 13  # pictures that are seen in the fine view; the others are all hand
     assert np.ptp(expected[:, -3:-1], axis=0).min() > 0.05  # the hands are not all in one place
     session = onnxruntime.InferenceSession(graph)
-    for count in (1, 3):
-        found = session.run(None, {session.get_inputs()[0].name: seen[:count].numpy()})[0]
-        np.testing.assert_allclose(found, expected[:count], atol=2e-3)
+    for batch in (*np.split(np.arange(17), 17), np.arange(3)):
+        found = session.run(None, {session.get_inputs()[0].name: seen[batch].numpy()})[0]
+        np.testing.assert_allclose(found, expected[batch], atol=2e-3)
     engine = OpenVinoEngine(backbone, "float32", graph)
     found = np.concatenate([vectors for _, vectors in engine.stream(enumerate(seen.numpy()))])
     np.testing.assert_allclose(found[:, -3:], expected[:, -3:], atol=1e-3)

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _OPSET = 18  # understood by every onnxruntime since 1.14
 
 # Part of the name under which graphs are remembered: raise it whenever one would come out different.
-VERSION = 5
+VERSION = 6
 
 _WORTH_HALVING = 256  # values of a weight
 
