@@ -99,7 +99,7 @@ def test_a_rank_that_a_scheduler_left_behind_is_no_helper(monkeypatch: pytest.Mo
     assert not runs.is_helper()  # one process alone does all the work
 
 
-@pytest.mark.parametrize("verb", ["train", "strangers", "evaluate"])
+@pytest.mark.parametrize("verb", ["train", "strangers", "evaluate", "explain", "inspect", "render"])
 def test_results_that_cannot_be_written_are_refused_before_the_work(
     verb: str,
     letters_zip: Path,
@@ -111,13 +111,20 @@ def test_results_that_cannot_be_written_are_refused_before_the_work(
     (tmp_path / "file").write_bytes(b"a user's")
     monkeypatch.setattr("fingerspell.steps.choose_engine", None)
     monkeypatch.setattr("fingerspell.evaluation.answer", None)
+    monkeypatch.setattr("fingerspell.explanation.explain", None)
+    monkeypatch.setattr("fingerspell.looks.measure", None)
+    monkeypatch.setattr("fingerspell.rendering.generate._write_table", None)
     other = Path(shutil.copy(letters_zip, tmp_path / "other.zip"))
+    out = tmp_path / "file" / "out"
     given: dict[str, list[Any]] = {
-        "train": [letters_zip, "--split", "random"],
-        "strangers": [letters_zip, other],
-        "evaluate": [trained, letters_zip],
+        "train": [letters_zip, "--split", "random", "--out", out],
+        "strangers": [letters_zip, other, "--out", out],
+        "evaluate": [trained, letters_zip, "--out", out],
+        "explain": [letters_zip, "--out", out],
+        "inspect": [letters_zip, "--html", out / "findings.html"],
+        "render": [out],
     }
-    assert whole_program(verb, *given[verb], "--out", tmp_path / "file" / "out", monkeypatch=monkeypatch) == 1
+    assert whole_program(verb, *given[verb], monkeypatch=monkeypatch) == 1
     assert "file/out: cannot be written (Not a directory)" in capsys.readouterr().err.replace("\n", "")
     assert (tmp_path / "file").read_bytes() == b"a user's"
 
@@ -222,6 +229,13 @@ def test_predict_names_letters_and_runners_up(trained: Path, tmp_path: Path) -> 
     assert [line[2].split()[0] for line in lines] == ["B", "U"]
     assert all(line[1] in {line[2].split()[0], "no letter"} for line in lines)
     assert all(float(line[2].split()[1]) > float(line[3].split()[1]) for line in lines)
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "explain"])
+def test_a_hand_model_without_effect_is_refused(verb: str, trained: Path, letters_zip: Path) -> None:
+    result = command(verb, trained, letters_zip, "--hand-model", "hand_landmarker.task")
+    assert result.exit_code == 2
+    assert "--hand-model has no effect" in result.stderr
 
 
 def test_predict_takes_folders_archives_and_stdin(trained: Path, tmp_path: Path) -> None:

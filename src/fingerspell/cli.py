@@ -21,6 +21,7 @@ from fingerspell.errors import FingerspellError, ModelError, TuningError, not_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from fingerspell.model import Model
     from fingerspell.runs import Run
 
 app = typer.Typer(
@@ -296,14 +297,14 @@ def evaluate(
 ) -> None:
     """Score a trained model on any other data set: people, rooms and cameras it has never seen."""
     from fingerspell import runs
-    from fingerspell.model import is_model, load_model
+    from fingerspell.model import is_model
 
     if len(inputs) > 2:
         raise typer.BadParameter(f"found {len(inputs)} arguments, expected a model and an archive, or an archive alone")
     if len(inputs) == 1 and is_model(inputs[0]):
         raise typer.BadParameter(f"found the model {inputs[0]} alone, expected an archive behind it")
     model, archive = inputs[0] if len(inputs) == 2 else None, inputs[-1]
-    loaded = load_model(model, hand_model)
+    loaded = _loaded(model, hand_model)
     with console.progress() as on_progress:
         run = runs.evaluate(loaded, archive, out=out, overwrite=overwrite, on_progress=on_progress)
     _tell(run, as_json=as_json)
@@ -334,10 +335,8 @@ def predict(
     What cannot be read is named on the error stream, and the exit status is then 1; the other pictures go on. With
     --json the model in the box also says where the hand is.
     """
-    from fingerspell.model import load_model
-
     model, pictures = _model_first(inputs)
-    loaded = load_model(model, hand_model)
+    loaded = _loaded(model, hand_model)
     with _naming_unreadable() as on_unreadable:
         for best in loaded.predictions(_pictures(pictures, on_unreadable), on_unreadable):
             if as_json:
@@ -372,10 +371,12 @@ def inspect(
     from fingerspell.alphabet import is_letter
     from fingerspell.archive import open_archive
     from fingerspell.dataset import scan
-    from fingerspell.files import write_text
+    from fingerspell.files import check_writable, write_text
     from fingerspell.groups import groups_of
     from fingerspell.images import decode
 
+    for file in filter(None, (html, csv)):
+        check_writable(file.parent)
     with open_archive(archive) as opened, console.progress() as on_progress:
         dataset = scan(opened, memory=cache.scans_folder(), on_progress=on_progress)
         letters = [p for p in dataset.pictures if is_letter(p.label) and not p.problem]
@@ -462,7 +463,6 @@ def explain(
     shows your pictures: keep it where you keep them.
     """
     from fingerspell import explanation
-    from fingerspell.model import load_model
 
     if "-" in inputs:
         raise typer.BadParameter("found -, stdin; expected files or folders, for pictures are read twice")
@@ -470,7 +470,7 @@ def explain(
     with _naming_unreadable() as on_unreadable:
         with console.progress() as on_progress:
             found = explanation.explain_files(
-                load_model(model, hand_model),
+                _loaded(model, hand_model),
                 lambda: _pictures(pictures, on_unreadable),
                 out,
                 boxes=boxes,
@@ -609,6 +609,16 @@ def _tell(run: Run, *, as_json: bool) -> None:
         return
     console.show_scores(run.metrics)
     typer.echo(f"Report: {report}")
+
+
+def _loaded(path: str | None, hand_model: Path | None) -> Model:
+    """Model of a folder, or the one in the box."""
+    from fingerspell.model import load_model
+
+    model = load_model(path, hand_model)
+    if hand_model and not model.detector:
+        raise typer.BadParameter(f"--hand-model has no effect: {model.card.name} looks for no hands. Leave it out.")
+    return model
 
 
 def _model_first(inputs: Sequence[str]) -> tuple[str | None, Sequence[str]]:

@@ -17,7 +17,7 @@ import numpy as np
 from fingerspell import hands
 from fingerspell.errors import DatasetError, ModelError, UnreadableError
 from fingerspell.figures import SHEET, evidence_figure, png
-from fingerspell.files import write_bytes, write_text
+from fingerspell.files import check_writable, write_bytes, write_text
 from fingerspell.progress import silent
 from fingerspell.splits import evenly_spaced
 
@@ -212,6 +212,7 @@ def explain_files(
     names = [name for name, _ in files()]
     if not names:
         raise DatasetError("found no picture to explain. Name pictures, folders or archives that hold some.")
+    check_writable(out)
     chosen = set(evenly_spaced(names, count))
     known = read_boxes(boxes.read_bytes(), sorted(chosen)) if boxes else {}
     rows: list[dict[str, Any]] = []

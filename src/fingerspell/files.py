@@ -1,4 +1,4 @@
-"""Atomic writes: a file is there whole or not at all; tables as text; what a folder of ours holds."""
+"""Atomic writes: a file is there whole or not at all; tables as text; what a folder of ours holds, or could hold."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import io
 import os
 import tempfile
 from typing import TYPE_CHECKING, BinaryIO, Literal
+
+from fingerspell.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,6 +53,24 @@ def write_file(path: Path) -> Iterator[BinaryIO]:
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder, and refuse one that cannot be made or written: before the work and not after it.
+
+    Raises
+    ------
+    RunError
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written ({error.strerror}), expected a folder for the results. Choose another place "
+            "for them."
+        ) from error
 
 
 def is_temporary(path: Path) -> bool:

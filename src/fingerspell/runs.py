@@ -11,7 +11,6 @@ import tomllib
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from fingerspell import cache, evaluation, inspection, splits, steps
@@ -19,7 +18,7 @@ from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive, open_archives, stem_of
 from fingerspell.dataset import scan
 from fingerspell.errors import RunError, TuningError
-from fingerspell.files import csv_text, is_temporary, result_in, write_text
+from fingerspell.files import check_writable, csv_text, is_temporary, result_in, write_text
 from fingerspell.images import decode
 from fingerspell.neighbours import has_near_copy
 from fingerspell.progress import silent
@@ -129,7 +128,7 @@ def train(
         if out:  # before hours of training
             check_folder(Path(out), result="a run", overwrite=overwrite)
         else:
-            _check_writable(_RUNS)
+            check_writable(_RUNS)
         with clock.stage("backbone"):
             spare = steps.choose_spare_others(archive, dataset, (*refused, *others), chosen)
             engine = steps.choose_engine(archive, split, spare, chosen, on_progress)
@@ -395,20 +394,7 @@ def check_folder(folder: Path, *, result: Result, overwrite: bool) -> None:
             f"{folder}: {result} is already there, and finished; see {report}. "
             "To do it again give --overwrite, to keep both give another --out."
         )
-    _check_writable(folder)
-
-
-def _check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written, before the work and not after it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise RunError(
-            f"{folder}: cannot be written ({error.strerror}), expected a folder for the results. Choose another with "
-            "--out."
-        ) from error
+    check_writable(folder)
 
 
 def clear_folder(folder: Path) -> None:

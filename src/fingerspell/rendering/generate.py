@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from fingerspell import images
 from fingerspell.alphabet import LETTERS
 from fingerspell.errors import FingerspellError, RunError
-from fingerspell.files import csv_text, write_bytes, write_file, write_text
+from fingerspell.files import check_writable, csv_text, write_bytes, write_file, write_text
 from fingerspell.progress import silent
 from fingerspell.rendering.scene import BLANK, draw_scene, parameters, render, truth
 from fingerspell.streams import processors
@@ -138,6 +138,8 @@ def render_dataset(  # noqa: PLR0913 - what a data set is
     before = f", backgrounds {_digest(photos)}" if photos else ""
     wanted = _Set(folder, size, seed, photos, f"{_RENDERER} {_VERSION}, seed {seed}{before}")
     _check(wanted, sheet, "a killed call left" if zipped else "")
+    for place in (folder, sheet.parent):
+        check_writable(place)
     items = [
         _Item(part, label, number)
         for part, count in enumerate((train_per_letter, test_per_letter))
