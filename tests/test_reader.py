@@ -205,7 +205,7 @@ def test_graph_agrees_with_torch_and_places_the_hand_of_each_picture_of_a_batch(
     eye, seen = layers(Backbone.of(READER, network)).eye, pictures(17)
     with torch.no_grad():
         eye.facts.bias[0] = 20.0  # surely a hand: the box is where it is placed
-        eye.box[3].bias[1] += 1.57  # so large that it fills one half of the pictures
+        eye.get_parameter("box.3.bias")[1] += 1.57  # so large that it fills one half of the pictures
     backbone = Backbone.of(READER, network)
     graph = backbone_graph(backbone, tmp_path)
     looked: list[int] = []

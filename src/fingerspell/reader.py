@@ -232,7 +232,7 @@ def _placed(look: Look, box: _Box) -> _Box:
     down, across = ((numbers - place[:, None]).abs() for place in (row, column))
     near = torch.maximum(down[:, :, None], across[:, None]) <= 1
     # Between the cells: the mean over the best one and its neighbours. Others weigh nothing.
-    where = look.middles.masked_fill(~near, -1e4).flatten(1).softmax(1).unflatten(1, (cells, cells))
+    where = look.middles.masked_fill(~near, -1e4).flatten(1).softmax(1).view_as(look.middles)
     places = grid(cells, 1.0, where)
     # Of sums of rows and of columns OpenVINO would take the wrong ones where pictures come in batches.
     middle = torch.stack([(where * places).sum((1, 2)), (where * places[:, None]).sum((1, 2))], dim=1)
