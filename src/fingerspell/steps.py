@@ -356,7 +356,7 @@ def _shown(archive: Archive, split: Split, recipe: Recipe) -> splits.Pictures:
     """Training pictures, as often as an epoch shows each: beside people's, points of rendered hands twice."""
     rendered = rendered_of(archive, split.train) if recipe.head.kind in OF_HANDS else frozenset()
     again = [p for p in split.train if p.id in rendered]
-    return split.train if len(again) == len(split.train) else (*split.train, *again)  # twice: docs/strangers.md
+    return split.train if len(again) == len(split.train) else (*split.train, *again)  # twice: docs/trials.md
 
 
 def calibrate(store: FeatureStore, split: Split, others: splits.Pictures, head: nn.Module, risk: float) -> Calibration:
