@@ -90,13 +90,15 @@ def test_a_rank_that_is_no_number_says_so(
     letters_zip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", "first")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert whole_program("train", letters_zip, monkeypatch=monkeypatch) == 1
     assert "environment variable RANK: found 'first', expected the number" in capsys.readouterr().err
 
 
 def test_a_rank_that_a_scheduler_left_behind_is_no_helper(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    assert not runs.is_helper()  # one process alone does all the work
+    for rank in ("1", "-1", ""):
+        monkeypatch.setenv("RANK", rank)
+        assert not runs.is_helper()  # one process alone does all the work
 
 
 @pytest.mark.parametrize("verb", ["train", "strangers", "evaluate", "explain", "inspect", "render"])
@@ -231,11 +233,27 @@ def test_predict_names_letters_and_runners_up(trained: Path, tmp_path: Path) -> 
     assert all(float(line[2].split()[1]) > float(line[3].split()[1]) for line in lines)
 
 
-@pytest.mark.parametrize("verb", ["predict", "evaluate", "explain"])
-def test_a_hand_model_without_effect_is_refused(verb: str, trained: Path, letters_zip: Path) -> None:
-    result = command(verb, trained, letters_zip, "--hand-model", "hand_landmarker.task")
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "explain", "compare"])
+def test_a_hand_model_without_effect_is_refused(
+    verb: str,
+    trained: Path,
+    letters_zip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status = whole_program(verb, trained, letters_zip, "--hand-model", "hand.task", monkeypatch=monkeypatch)
+    assert status == (1 if verb == "compare" else 2)
+    assert "--hand-model has no effect" in capsys.readouterr().err
+
+
+def test_inspect_does_not_write_over_a_folder(letters_zip: Path, tmp_path: Path) -> None:
+    result = command("inspect", letters_zip, "--html", tmp_path)
     assert result.exit_code == 2
-    assert "--hand-model has no effect" in result.stderr
+    assert "expected a file to write to" in result.stderr.replace("\n", "")
+    assert command("inspect", tmp_path / "nothing.zip", "--html", tmp_path / "new" / "page.html").exit_code == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_predict_takes_folders_archives_and_stdin(trained: Path, tmp_path: Path) -> None:

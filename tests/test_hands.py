@@ -156,6 +156,9 @@ def test_a_long_strip_is_looked_at_in_bounded_memory(detector: hands.Detector, m
     strip = np.full((2, 20_000, 3), 100, np.uint8)
     row = detector.look(strip)
     assert max(side for shape in asked for side in shape) <= 640
+    asked.clear()
+    detector.look(np.full((150, 300, 3), 100, np.uint8))
+    assert asked[0] == (200, 200, 3)
     assert hands.network_input(strip, 16, "nearest", "original", row).shape == (16, 16, 3)
 
 

@@ -12,7 +12,7 @@ from fingerspell import reader
 from fingerspell.backbones import EMBEDDED, Backbone, load_backbone, untaught_reader
 from fingerspell.engines import OpenVinoEngine
 from fingerspell.errors import BackboneError
-from fingerspell.graphs import backbone_graph
+from fingerspell.graphs import backbone_graph, int8_graph
 from fingerspell.hands import POINTS, READER
 from fingerspell.reader import SIZE, VIEW, Reader, normalised
 
@@ -99,8 +99,6 @@ def test_the_fine_view_of_the_whole_is_a_mean_of_pixels() -> None:
     picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
     seen: list[torch.Tensor] = []
     taught = layers(untaught_reader())
-    with torch.no_grad():
-        taught.eye.facts.bias[0] = 20.0  # surely a hand, and a small one: it is looked for in the fine view
     taught.eye.register_forward_pre_hook(lambda _, views: seen.append(views[0]))
     with torch.inference_mode():
         taught(picture)
@@ -174,20 +172,20 @@ def test_no_letter_makes_all_letters_equally_likely() -> None:
 @pytest.mark.parametrize(("hand", "heard"), [(0.3, 0.0), (0.85, 0.5), (1.2, 1.0)])
 def test_the_whole_picture_is_read_as_far_as_the_hand_fills_it(hand: float, heard: float) -> None:
     class Eye(torch.nn.Module):
-        views: tuple[int, ...] = ()
+        looks = 0
 
         def forward(self, views: torch.Tensor) -> reader.Look:
-            count, cells = len(views), views.shape[2] // reader.CELL
-            letters = torch.zeros(count, reader.ANSWERS)
-            letters[:, len(self.views)] = 50.0  # of each look another
-            self.views = (*self.views, count)
-            some, maps = torch.ones(count), torch.zeros(count, cells, cells)
+            cells = views.shape[2] // reader.CELL
+            letters = torch.zeros(1, reader.ANSWERS)
+            letters[:, self.looks] = 50.0  # of each look another
+            self.looks += 1
+            some, maps = torch.ones(1), torch.zeros(1, cells, cells)
             sizes = maps + float(np.log(hand / reader.MARGIN * cells))
-            return reader.Look(torch.zeros(count, POINTS, 3), some, some, letters, letters, maps, sizes, maps)
+            return reader.Look(torch.zeros(1, POINTS, 3), some, some, letters, letters, maps, sizes, maps)
 
     eye = Eye()
     letters = Reader(eye)(torch.zeros(1, 3, SIZE, SIZE))[0, Reader.LETTERS].exp()  # type: ignore[arg-type]
-    assert eye.views == (1, int(not heard), 1, 1)  # a hand that fills the picture is not looked for in a finer view
+    assert eye.looks == 4
     assert letters[:4].tolist() == pytest.approx([heard / (heard + 2), 0, 1 / (heard + 2), 1 / (heard + 2)], abs=1e-6)
 
 
@@ -208,12 +206,11 @@ def test_graph_agrees_with_torch_and_places_the_hand_of_each_picture_of_a_batch(
         eye.get_parameter("box.3.bias")[1] += 1.57  # so large that it fills one half of the pictures
     backbone = Backbone.of(READER, network)
     graph = backbone_graph(backbone, tmp_path)
-    looked: list[int] = []
-    hook = eye.register_forward_pre_hook(lambda _, views: looked.append(len(views[0])))
+    whole = reader._Box(torch.full((1, 2), 0.5), torch.ones(1))
     with torch.inference_mode():
         expected = network(seen).numpy()
-    hook.remove()
-    assert 4 < looked[1] < 13  # pictures that are seen in the fine view; the others are all hand
+        large = reader._placed(eye(reader._view((seen.permute(0, 3, 1, 2) - 127.0) / 128, whole, VIEW)), whole)
+    assert 4 < int((large.side <= reader._FILLS).sum()) < 13  # for which alone the graph takes the fine view
     assert np.ptp(expected[:, -3:-1], axis=0).min() > 0.05  # the hands are not all in one place
     session = onnxruntime.InferenceSession(graph)
     for batch in (*np.split(np.arange(17), 17), np.arange(3)):
@@ -223,6 +220,14 @@ def test_graph_agrees_with_torch_and_places_the_hand_of_each_picture_of_a_batch(
     found = np.concatenate([vectors for _, vectors in engine.stream(enumerate(seen.numpy()))])
     np.testing.assert_allclose(found[:, -3:], expected[:, -3:], atol=1e-3)
     np.testing.assert_allclose(found, expected, atol=0.05)
+    assert int8_graph(backbone, tmp_path).read_bytes() == graph.read_bytes()  # not all pictures show its ranges
+
+
+def test_in_torch_a_vector_does_not_depend_on_its_neighbours(untaught: Backbone) -> None:
+    one, other = pictures(4), pictures(5)[:4]
+    other[0] = one[0]
+    with torch.inference_mode():
+        torch.testing.assert_close(untaught.network(one)[0], untaught.network(other)[0], rtol=0, atol=0)
 
 
 def test_an_untaught_reader_is_no_backbone_yet_and_a_taught_one_is(untaught: Backbone, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 import zipfile
@@ -184,22 +185,24 @@ def test_folds_of_older_code_or_other_pictures_are_refused(
         strangers(changed, tmp_path / "out", overrides=OVERRIDES)
 
 
-def test_the_same_file_at_another_place_is_no_other_recipe(
+def test_a_fold_is_taken_over_for_the_same_file_and_not_for_another(
     finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     archives, out, _ = finished
-    weights = [tmp_path / name for name in ("one.safetensors", "again.safetensors", "other.safetensors")]
-    for file, content in zip(weights, (b"same", b"same", b"else"), strict=True):
-        file.write_bytes(content)
+    file = tmp_path / "again.safetensors"
+    file.write_bytes(b"same")
     shutil.copytree(out / "folds", tmp_path / "out" / "folds")
     for recipe in tmp_path.glob("out/folds/*/recipe.toml"):
-        recipe.write_text(recipe.read_text().replace("[features]", f'[features]\nweights = "{weights[0]}"'))
-    again, other = (OVERRIDES | {"features.weights": str(file)} for file in weights[1:])
-    assert [row["group"] for row in strangers(archives, tmp_path / "out", overrides=again)["groups"]]
-    with pytest.raises(
-        RunError, match=r"another recipe \(features.weights = '.*one.saf.*', expected '.*other.saf.*'\)"
-    ):
-        strangers(archives, tmp_path / "out", overrides=other)
+        recipe.write_text(recipe.read_text().replace("[features]", '[features]\nweights = "moved/away.safetensors"'))
+        card = recipe.parent / "model" / "model.json"
+        content = json.loads(card.read_text())
+        content["trained_on"]["files"] = {"weights": hashlib.sha256(b"same").hexdigest()}
+        card.write_text(json.dumps(content))
+    named = OVERRIDES | {"features.weights": str(file)}
+    assert [row["group"] for row in strangers(archives, tmp_path / "out", overrides=named)["groups"]]
+    file.write_bytes(b"else")
+    with pytest.raises(RunError, match="found a finished run with another file of --weights or --hand-model"):
+        strangers(archives, tmp_path / "out", overrides=named)
 
 
 def test_a_finished_study_of_something_else_is_kept(
@@ -222,6 +225,8 @@ def test_a_finished_study_of_something_else_is_kept(
         ("predictions.csv", b"name,label"),
         ("predictions.csv", b"name,label\nx,A"),
         ("model/model.json", b"null"),
+        ("probabilities.npz", b""),
+        ("probabilities.npz", b"PK\x03\x04cut"),
     ],
 )
 def test_damaged_folds_are_named(
@@ -232,6 +237,20 @@ def test_damaged_folds_are_named(
     damaged = tmp_path / "out" / "folds" / "people" / name
     damaged.write_bytes(content)
     with pytest.raises(RunError, match=r"people.*(found|cannot be read).*[Dd]elete th"):
+        strangers(archives, tmp_path / "out", overrides=OVERRIDES)
+
+
+def test_probabilities_of_other_letters_are_refused(
+    finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    archives, out, _ = finished
+    shutil.copytree(out, tmp_path / "out")
+    file = tmp_path / "out" / "folds" / "people" / "probabilities.npz"
+    with np.load(file) as stored:
+        content = dict(stored)
+    content["labels"][-1] = "X"
+    np.savez_compressed(file, **content)
+    with pytest.raises(RunError, match=r"people: found \d+ rows of probabilities of A, .*X for .*expected as many"):
         strangers(archives, tmp_path / "out", overrides=OVERRIDES)
 
 

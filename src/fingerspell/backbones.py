@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fingerspell.cache import remember, stem
 from fingerspell.errors import BackboneError
+from fingerspell.files import file_digest
 from fingerspell.hands import READER
 from fingerspell.reader import MEAN, SIZE, STD, HandNetwork, Reader
 from fingerspell.reader import VERSION as READER_VERSION
@@ -204,7 +205,7 @@ def load_backbone(
     file = _weights_file(name, weights)
     if memory is None or file is None:  # what a hub holds is only known when it has been fetched
         return Backbone.of(name, load())
-    asked = [name, _file_digest(file), size, interpolation, input_scale, version("timm"), features_version(name)]
+    asked = [name, file_digest(file), size, interpolation, input_scale, version("timm"), features_version(name)]
     remembered = memory / f"{stem(name, json.dumps(asked))}.json"
     if remembered.exists():
         with suppress(ValueError, LookupError, TypeError, AttributeError):  # damaged from outside: load it again
@@ -388,11 +389,6 @@ def _digest(network: nn.Module) -> str:
         digest.update(key.encode())
         digest.update(value.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _dimension(name: str, network: Network) -> int:

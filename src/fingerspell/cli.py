@@ -375,9 +375,11 @@ def inspect(
     from fingerspell.groups import groups_of
     from fingerspell.images import decode
 
-    for file in filter(None, (html, csv)):
-        check_writable(file.parent)
     with open_archive(archive) as opened, console.progress() as on_progress:
+        for file in filter(None, (html, csv)):
+            if file.is_dir():
+                raise typer.BadParameter(f"{file} is a folder, expected a file to write to")
+            check_writable(file.parent)
         dataset = scan(opened, memory=cache.scans_folder(), on_progress=on_progress)
         letters = [p for p in dataset.pictures if is_letter(p.label) and not p.problem]
         measured = looks.measure(opened, letters, memory=cache.scans_folder(), on_progress=on_progress)

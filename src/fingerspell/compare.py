@@ -144,6 +144,8 @@ def compare(
     cells: dict[tuple[str, str], Answered] = {}
     check_folder(out, result="a comparison", overwrite=True)
     models = {folder: load_model(folder, hand_model) for entry in entries for folder in entry.folders}
+    if hand_model and not any(model.detector for model in models.values()):
+        raise RunError("compare: --hand-model has no effect, for no model here looks for hands. Leave it out.")
     for entry in entries:
         _check_folds(entry, [models[folder].card for folder in entry.folders])
     for path in archives:

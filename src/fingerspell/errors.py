@@ -18,6 +18,15 @@ Every message says what is wrong, where, what was found against what was expecte
 
 from __future__ import annotations
 
+import zipfile
+import zlib
+
+# What reading a damaged file of ours raises: text, json, csv, or arrays in a zip.
+DAMAGE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error),
+)
+
 
 class FingerspellError(Exception):
     """Any failure that the user can mend; the command line prints it and exits with 1."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import numpy as np
 
 from fingerspell import calibration, metrics
 from fingerspell.alphabet import LETTERS, NON_LETTERS, STATIC_LETTERS
-from fingerspell.errors import RunError, UnreadableError
+from fingerspell.errors import DAMAGE, RunError, UnreadableError
 from fingerspell.files import csv_text, write_bytes, write_text
 from fingerspell.images import CONDITIONS
 from fingerspell.model import predictions
@@ -174,12 +173,12 @@ def read_probabilities(folder: Path) -> tuple[tuple[str, ...], Probabilities, Pr
     """
     path = folder / _PROBABILITIES
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             labels = tuple(stored["labels"].tolist())
             original, on_others = (_unpacked(stored[name]) for name in ("original", "on_others"))
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise RunError(
-            f"{path}: found no readable probabilities ({error}); expected those of a finished run. Delete the run's "
+            f"{path}: found no readable probabilities ({error!r}); expected those of a finished run. Delete the run's "
             "folder and make it again."
         ) from error
     return labels, original, on_others

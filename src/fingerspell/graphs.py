@@ -244,8 +244,10 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _quantise(graph: Path, size: int) -> bytes:
     """Post-training quantisation: weights to int8 by channel, activations to uint8 by tensor, min to max."""
-    if not any(node.op_type == "Conv" for node in onnx.load(graph).graph.node):
-        return graph.read_bytes()  # 8 bits pay in convolutions; anything else stays as it is
+    operators = {node.op_type for node in onnx.load(graph).graph.node}
+    if "Conv" not in operators or "NonZero" in operators:
+        # 8 bits pay in convolutions alone, and ranges can be seen only where each picture goes all the way.
+        return graph.read_bytes()
     pictures = _rendered(_CALIBRATION + _COMPARISON, size)
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         prepared, quantised = Path(scratch) / "prepared.onnx", Path(scratch) / "quantised.onnx"

@@ -126,6 +126,7 @@ _STRETCHED = _LADDER[DOUBTFUL : DOUBTFUL + 1]  # of a stretched picture: the one
 _ENOUGH = 640  # pixels of its longer side: that try looks at half as many
 _MOST = 8_000  # of a picture that is not stretched: made a square, a long strip would fill the memory ...
 _STRIP, _MOST_OF_A_STRIP = 4, 2_000  # ... and one so many times as long as wide has no more of a hand in it
+# (No known set has either, so these two came without another VERSION.)
 
 
 class Detector:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import json
 import os
@@ -17,8 +16,8 @@ from fingerspell import cache, evaluation, inspection, splits, steps
 from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive, open_archives, stem_of
 from fingerspell.dataset import scan
-from fingerspell.errors import RunError, TuningError
-from fingerspell.files import check_writable, csv_text, is_temporary, result_in, write_text
+from fingerspell.errors import DAMAGE, RunError, TuningError
+from fingerspell.files import check_writable, csv_text, file_digest, is_temporary, result_in, write_text
 from fingerspell.images import decode
 from fingerspell.neighbours import has_near_copy
 from fingerspell.progress import silent
@@ -44,8 +43,7 @@ _RUNS = Path("runs")  # folder of the results that nobody gave one
 _LICENCES = "The licences of the training pictures and of the pretrained weights may bind this model too: check them."
 _NEWER = ("held_out", "per_group")  # values of a split; without them a recipe keeps the digest it had before them
 _DELETE = "Delete this folder to have it made again, or choose another with --out; nothing was changed."
-DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)  # what reading a damaged file of ours raises
-_FILES = ("features.weights", "features.hand_model")  # values of a recipe that say where a file is
+_FILES = ("weights", "hand_model")  # values of a recipe's features that say where a file is
 _KNOWN = (
     "This is no score to quote: the model was trained on this archive. `fingerspell compare` measures the model of a "
     "run on its test pictures alone."
@@ -180,8 +178,7 @@ def is_helper() -> bool:
     TuningError
         If what torchrun says is no number.
     """
-    processes, rank = _torchrun("WORLD_SIZE", "1"), _torchrun("RANK", "0")
-    return processes > 1 and rank > 0
+    return _torchrun("WORLD_SIZE", "1") > 1 and _torchrun("RANK", "0") > 0
 
 
 def help_to_train(
@@ -308,6 +305,7 @@ def _finished(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) -> d
             "another form of the model": card["format"],
             "other features": (backbone.get("version"), card.get("hands")),
             "another training": trained_on.get("training"),
+            "another file of --weights or --hand-model": trained_on.get("files", {}),
             "other pictures": trained_on["pictures_sha256"],
             "another split": (folder / "split.csv").read_text("utf-8"),
         }
@@ -319,6 +317,7 @@ def _finished(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) -> d
         "another form of the model": FORMAT,
         "other features": steps.features_facts(recipe),
         "another training": _training(recipe),
+        "another file of --weights or --hand-model": _files(recipe),
         "other pictures": dataset.digest,
         "another split": split.to_csv(),
     }
@@ -329,13 +328,18 @@ def _finished(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) -> d
 
 
 def _other_value(written: dict[str, Any], recipe: Recipe) -> str | None:
-    """First value of a recipe that was written as another, in words; the same file at another place is no other."""
+    """First value of a recipe that was written as another, in words; where its files are does not matter."""
     found, expected = (_flat(content) for content in (written, tomllib.loads(recipe.to_toml())))
-    for name in sorted(found.keys() | expected.keys()):
-        was, is_now = found.get(name), expected.get(name)
-        if was != is_now and not (name in _FILES and was and is_now and _same_bytes(Path(was), Path(is_now))):
-            return f"{name} = {was!r}, expected {is_now!r}"
+    for name in sorted((found.keys() | expected.keys()) - {f"features.{file}" for file in _FILES}):
+        if found.get(name) != expected.get(name):
+            return f"{name} = {found.get(name)!r}, expected {expected.get(name)!r}"
     return None
+
+
+def _files(recipe: Recipe) -> dict[str, str]:
+    """Digests of the files that a recipe names for its features."""
+    named = {name: Path(path) for name in _FILES if (path := getattr(recipe.features, name))}
+    return {name: file_digest(path) for name, path in named.items() if path.is_file()}
 
 
 def _flat(content: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -344,10 +348,6 @@ def _flat(content: dict[str, Any], above: str = "") -> dict[str, Any]:
     for name, value in content.items():
         flat |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
     return flat
-
-
-def _same_bytes(one: Path, other: Path) -> bool:
-    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 def _training(recipe: Recipe) -> list[int]:
@@ -363,7 +363,7 @@ def _training(recipe: Recipe) -> list[int]:
 
 def _torchrun(name: str, alone: str) -> int:
     """What torchrun says to this process, or what holds for one that nobody started so."""
-    found = os.environ.get(name, alone)
+    found = os.environ.get(name) or alone
     if not found.isdecimal():
         raise TuningError(
             f"environment variable {name}: found {found!r}, expected the number that torchrun gives a process. Unset "
@@ -424,7 +424,7 @@ def _digest(recipe: Recipe, dataset: Dataset, split: Split, engine: Engine) -> s
 def _recipe_digest(recipe: Recipe) -> str:
     """Digest of a recipe's values without the places of files, which mean nothing elsewhere."""
     facts = asdict(recipe)
-    for section, name in (("features", "weights"), ("features", "hand_model"), ("split", "groups")):
+    for section, name in (*(("features", name) for name in _FILES), ("split", "groups")):
         del facts[section][name]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -488,6 +488,7 @@ def _card(
             "recipe_sha256": _recipe_digest(recipe),
             "training": _training(recipe),
         }
+        | ({"files": files} if (files := _files(recipe)) else {})
         | summary["split"],
         scores=summary["scores"],
         **asdict(fitted),

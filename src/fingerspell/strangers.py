@@ -25,7 +25,7 @@ from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archives
 from fingerspell.calibration import Calibration
 from fingerspell.dataset import scan
-from fingerspell.errors import RecipeError, RunError, SplitError
+from fingerspell.errors import DAMAGE, RecipeError, RunError, SplitError
 from fingerspell.evaluation import read_probabilities
 from fingerspell.files import csv_text, write_text
 from fingerspell.images import CONDITIONS, VIEWS
@@ -33,7 +33,7 @@ from fingerspell.neighbours import bursts
 from fingerspell.progress import silent
 from fingerspell.recipes import override
 from fingerspell.reporting import write_strangers
-from fingerspell.runs import DAMAGE, check_folder, train, train_everybody
+from fingerspell.runs import check_folder, train, train_everybody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -276,12 +276,13 @@ def _read_fold(run: Run, name: str, known: _Known) -> Fold:
             f"{folder}: found no readable metrics.json and predictions.csv ({error!r}); expected those of a finished "
             "run. Delete the run's folder and make it again."
         ) from error
-    if len(probabilities) != len(pictures):
-        raise RunError(
-            f"{folder}: found {len(probabilities)} rows of probabilities for {len(pictures)} predictions; expected as "
-            "many. The files are of two runs: delete this folder and start again."
-        )
     own = tuple(sorted({picture.label for picture in known.pictures.values()}))
+    if len(probabilities) != len(pictures) or set(labels) - set(own):
+        raise RunError(
+            f"{folder}: found {len(probabilities)} rows of probabilities of {', '.join(labels)} for {len(pictures)} "
+            f"predictions of {', '.join(own)}; expected as many, and of these. The files are of two runs: delete this "
+            "folder and start again."
+        )
     return Fold(
         name,
         pictures,
