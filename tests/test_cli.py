@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from conftest import cache_with, noisy_picture
 from fingerspell import cli, runs
+from fingerspell.errors import ModelError
 from fingerspell.recipes import load_recipe
 from fingerspell.testing import fake_backbone
 from pictures import write_folder, write_zip
@@ -278,6 +279,34 @@ def test_predict_names_what_it_cannot_read_and_goes_on(trained: Path, tmp_path: 
     assert "d.png: " in result.stderr
 
 
+def test_predict_shows_no_control_characters(trained: Path, tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "some.zip", {"\x1b[31mred\tand.png": noisy_picture("A", 700), "\x1bcut.png": b"cut"})
+    result = command("predict", trained, archive)
+    assert r"\x1b[31mred\tand.png" in result.stdout
+    assert r"\x1bcut.png: " in result.stderr
+    assert "\x1b" not in result.output
+    assert [line.count("\t") for line in result.stdout.splitlines()] == [3]
+
+
+def test_predict_of_an_empty_name_or_a_closed_stdin(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    for name in ("", "-"):
+        assert whole_program("predict", trained, name, monkeypatch=monkeypatch) == 1
+        assert "nothing is there" in capsys.readouterr().err
+
+
+def test_a_folder_of_runs_is_no_model_and_no_pictures(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(noisy_picture("A", 700))
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(trained, tmp_path / "runs" / "one")
+    for inputs in ([tmp_path / "runs", tmp_path / "a.png"], [tmp_path / "runs"]):
+        result = command("predict", *inputs)
+        assert isinstance(result.exception, ModelError)
+        assert "a folder with one in it, expected a model or pictures" in str(result.exception)
+
+
 def test_predict_of_what_is_not_there_keeps_the_other_answers(trained: Path, tmp_path: Path) -> None:
     write_folder(tmp_path, {"one.png": noisy_picture("B", 500), "two.png": noisy_picture("U", 501), "notes": b"text"})
     (tmp_path / "empty").mkdir()
@@ -339,7 +368,8 @@ def test_explain_tells_of_each_refusal_once(trained: Path, tmp_path: Path) -> No
     assert said.stderr.count("nowhere: there is no such file or folder") == 1
     assert (tmp_path / "out" / "explanation.png").exists()
     said = command("explain", trained, tmp_path / "text.png")
-    assert "text.png: not a picture in a known format" in str(said.exception)
+    assert "text.png: not a picture in a known format" in said.stderr
+    assert "none of these pictures can be read" in str(said.exception)
     assert command("explain", trained, "-").exit_code == 2
 
 

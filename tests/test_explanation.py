@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fingerspell import hands
-from fingerspell.errors import DatasetError, ModelError
+from fingerspell.errors import DatasetError, ModelError, RunError
 from fingerspell.explanation import Box, explain, explain_files, read_boxes
 from fingerspell.model import FORMAT, Card, Model
 from fingerspell.rendering.generate import render_dataset
@@ -40,6 +40,11 @@ class Corner(Session):
 class Blind(Session):
     def run(self, _outputs: None, inputs: dict[str, Any]) -> list[Any]:
         return [np.tile(np.array([[0.7, 0.3]], np.float32), (len(inputs["pictures"]), 1))]
+
+
+def never(name: str, reason: str) -> None:
+    """Every picture can be read."""
+    pytest.fail(f"{name}: {reason}")
 
 
 def half_white() -> np.ndarray:
@@ -94,7 +99,12 @@ def test_some_files_are_chosen_and_measured(tmp_path: Path) -> None:
     files = [(f"set.zip/{n}.png", png(half_white())) for n in range(9)]
     (tmp_path / "boxes.csv").write_text("path,left,top,right,bottom\n0.png,0,0,0.5,0.5\n4.png,0.5,0.5,1,1\n")
     found = explain_files(
-        Model(CARD, Corner()), lambda: iter(files), tmp_path / "out", boxes=tmp_path / "boxes.csv", count=3
+        Model(CARD, Corner()),
+        lambda: iter([*files, files[4]]),  # a picture that is named twice is one
+        tmp_path / "out",
+        never,
+        boxes=tmp_path / "boxes.csv",
+        count=3,
     )
     assert [row["id"] for row in found["pictures"]] == ["set.zip/0.png", "set.zip/4.png", "set.zip/8.png"]
     shares = [row.get("inside") for row in found["pictures"]]
@@ -116,6 +126,7 @@ def test_boxes_are_where_a_padded_picture_is(tmp_path: Path) -> None:
         Model(card, Corner()),
         lambda: iter([("wide.png", png(pixels))]),
         tmp_path / "out",
+        never,
         boxes=tmp_path / "boxes.csv",
     )
     assert found["area"] == 0.125
@@ -129,13 +140,44 @@ def test_a_box_says_nothing_of_a_model_that_sees_it_alone(tmp_path: Path) -> Non
             Model(replace(CARD, crop="hand"), Corner()),
             lambda: iter([("0.png", png(half_white()))]),
             tmp_path,
+            never,
             boxes=tmp_path / "boxes.csv",
         )
 
 
 def test_nothing_to_explain(tmp_path: Path) -> None:
+    model = Model(CARD, Corner())
     with pytest.raises(DatasetError, match="found no picture to explain"):
-        explain_files(Model(CARD, Corner()), lambda: iter([]), tmp_path)
+        explain_files(model, lambda: iter([]), tmp_path, never)
+    with pytest.raises(DatasetError, match=r"nope\.csv: there is no such file of boxes"):
+        explain_files(model, lambda: iter([("0.png", b"")]), tmp_path / "out", never, boxes=tmp_path / "nope.csv")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DatasetError, match="none of these pictures can be read"):
+        explain_files(model, lambda: iter([("0.png", b"cut")]), tmp_path / "out", lambda *_: None)
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_explained(tmp_path: Path) -> None:
+    files = [("0.png", png(half_white())), ("1.png", png(half_white())[:60]), ("2.png", png(half_white()))]
+    named: list[tuple[str, str]] = []
+    told: list[int] = []
+    found = explain_files(
+        Model(CARD, Corner()),
+        lambda: iter(files),
+        tmp_path / "out",
+        lambda *about: named.append(about),
+        on_progress=lambda _, done, __: told.append(done),
+    )
+    assert [row["id"] for row in found["pictures"]] == ["0.png", "2.png"]
+    assert [name for name, _ in named] == ["1.png"]
+    assert told == [1, 2, 3]
+    assert (tmp_path / "out" / "explanation.png").exists()
+
+
+def test_an_explanation_is_not_written_into_something_else(tmp_path: Path) -> None:
+    (tmp_path / "A").mkdir()
+    (tmp_path / "A" / "0.png").write_bytes(png(half_white()))
+    with pytest.raises(RunError, match="holds something else"):
+        explain_files(Model(CARD, Corner()), lambda: iter([("0.png", png(half_white()))]), tmp_path, never)
 
 
 @pytest.mark.parametrize(

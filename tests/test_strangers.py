@@ -28,7 +28,7 @@ from fingerspell.model import load_model
 from fingerspell.progress import silent
 from fingerspell.recipes import Recipe
 from fingerspell.rendering import render_dataset
-from fingerspell.runs import Run, train
+from fingerspell.runs import Run, evaluate, train
 from fingerspell.strangers import Fold, _look, _read_fold, fit, strangers, summarise
 from fingerspell.testing import FakeDetector, fake_backbone
 from pictures import encode, write_zip
@@ -238,6 +238,26 @@ def test_damaged_folds_are_named(
     damaged.write_bytes(content)
     with pytest.raises(RunError, match=r"people.*(found|cannot be read).*[Dd]elete th"):
         strangers(archives, tmp_path / "out", overrides=OVERRIDES)
+
+
+def test_a_fold_does_not_know_the_archive_that_it_held_out(
+    finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    archives, out, _ = finished
+    by_name = {path.stem: path for path in archives}
+    model = load_model(out / "folds" / "zoe")
+    held_out = evaluate(model, by_name["zoe"], out=tmp_path / "zoe").metrics
+    assert not any("score to quote" in remark for remark in held_out["remarks"])
+    assert held_out["measured_on"].endswith("without zoe")
+    known = evaluate(model, by_name["anna"], out=tmp_path / "anna").metrics
+    assert "This is no score to quote" in known["remarks"][0]
+
+
+def test_the_table_reads_what_the_folds_read(finished: tuple[list[Path], Path, dict[str, Any]]) -> None:
+    _, out, result = finished
+    for row in result["groups"]:
+        fold = json.loads((out / "folds" / row["group"] / "metrics.json").read_text())
+        assert row["scores"]["letters"]["accuracy"] == fold["scores"]["letters"]["accuracy"]
 
 
 def test_probabilities_of_other_letters_are_refused(

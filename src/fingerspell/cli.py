@@ -343,7 +343,7 @@ def predict(
                 typer.echo(json.dumps({name: value for name, value in asdict(best).items() if value is not None}))
             else:
                 typer.echo(
-                    f"{best.id}\t{best.answer}\t{best.letter} {best.probability:.3f}\t"
+                    f"{console.plain(best.id)}\t{best.answer}\t{best.letter} {best.probability:.3f}\t"
                     f"{best.runner_up} {best.runner_up_probability:.3f}"
                 )
 
@@ -475,6 +475,7 @@ def explain(
                 _loaded(model, hand_model),
                 lambda: _pictures(pictures, on_unreadable),
                 out,
+                on_unreadable,
                 boxes=boxes,
                 count=count,
                 on_progress=on_progress,
@@ -635,6 +636,8 @@ def _model_first(inputs: Sequence[str]) -> tuple[str | None, Sequence[str]]:
             f"{first}: there is no such model, picture or archive. Expected the folder of a finished run (runs/<name>) "
             "or its model folder; check the path."
         )
+    if first.is_dir() and not is_model(first) and (inner := next(filter(is_model, sorted(first.iterdir())), None)):
+        raise ModelError(f"{first}: a folder with {inner.name} in it, expected a model or pictures. Name one of those.")
     if not is_model(first):
         return None, inputs
     if len(inputs) == 1:
@@ -667,8 +670,11 @@ def _pictures(inputs: Sequence[str], on_unreadable: Callable[[str, str], None]) 
 
     for text in inputs:
         path = Path(text)
-        if text == "-":
+        if text == "-" and sys.stdin:
             yield "stdin", sys.stdin.buffer.read()
+            continue
+        if not text or text == "-":
+            on_unreadable(text or "''", "nothing is there: an empty name, or a closed stdin; expected pictures")
             continue
         if is_model(path):
             on_unreadable(text, "a model or another result, expected pictures; the model that reads them stands first")

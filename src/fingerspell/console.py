@@ -58,7 +58,12 @@ def _console(*, stderr: bool = False) -> Console:
 def warn(message: str) -> None:
     """One line on the error stream."""
     with error_stream:
-        _console(stderr=True).print(message, soft_wrap=True)
+        _console(stderr=True).print("\n".join(map(plain, message.split("\n"))), soft_wrap=True)
+
+
+def plain(name: str) -> str:
+    """Name whose control characters are written out: a stranger's archive tells no screen what to do."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def show_scores(metrics: Mapping[str, Any]) -> None:
@@ -140,7 +145,7 @@ def show_explanation(result: Mapping[str, Any]) -> None:
     console = _console()
     for row in result["pictures"]:
         inside = "" if row.get("inside") is None else f"  {row['inside']:.0%} of the evidence in the hand's box"
-        console.print(f"{row['id']}: {row['letter']} {row['probability']:.3f}{inside}")
+        console.print(f"{plain(row['id'])}: {row['letter']} {row['probability']:.3f}{inside}", soft_wrap=True)
     if "inside" in result:
         console.print(
             f"Median share of the evidence inside the hand's box: {result['inside']:.0%}; the box takes "

@@ -185,9 +185,9 @@ def read_probabilities(folder: Path) -> tuple[tuple[str, ...], Probabilities, Pr
 
 
 def _packed(answers: Answers) -> bytes:
-    """All probabilities as logarithms in half precision, which keep two digits of each, however small it is."""
+    """All probabilities as logarithms, of which none is nought, however small it is."""
     original, on_others = (
-        np.log(np.maximum(probabilities, calibration.LEAST)).astype(np.float16)
+        np.log(np.maximum(probabilities, calibration.LEAST)).astype(np.float32)
         for probabilities in (answers.original, answers.on_others)
     )
     file = io.BytesIO()
@@ -195,7 +195,7 @@ def _packed(answers: Answers) -> bytes:
     return file.getvalue()
 
 
-def _unpacked(logs: NDArray[np.float16]) -> Probabilities:
+def _unpacked(logs: NDArray[np.floating]) -> Probabilities:
     found = np.exp(logs.astype(np.float32))
     whole: Probabilities = found / found.sum(axis=1, keepdims=True)
     return whole

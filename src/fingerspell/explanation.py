@@ -17,8 +17,9 @@ import numpy as np
 from fingerspell import hands
 from fingerspell.errors import DatasetError, ModelError, UnreadableError
 from fingerspell.figures import SHEET, evidence_figure, png
-from fingerspell.files import check_writable, write_bytes, write_text
+from fingerspell.files import write_bytes, write_text
 from fingerspell.progress import silent
+from fingerspell.runs import check_folder
 from fingerspell.splits import evenly_spaced
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def explain_files(
     model: Model,
     files: Callable[[], Iterator[tuple[str, bytes]]],
     out: Path,
+    on_unreadable: Callable[[str, str], None],
     *,
     boxes: Path | None = None,
     count: int = 24,
@@ -184,6 +186,8 @@ def explain_files(
         Gives name and bytes of all pictures, each time it is called.
     out
         Folder of the results.
+    on_unreadable
+        Called with name and reason for each picture that cannot be decoded; the others go on.
     boxes
         Csv file that says where the hands are (``read_boxes``).
     count
@@ -200,30 +204,38 @@ def explain_files(
     Raises
     ------
     DatasetError
-        If there is no picture, or the boxes are not as ``read_boxes`` wants them.
+        If no picture can be read, or the boxes are not as ``read_boxes`` wants them.
     ModelError
         If the model sees no pixels, or, with boxes, the box of the hand alone.
+    RunError
+        If ``out`` holds something else, or cannot be written.
     """
     if boxes and model.card.crop:
         raise ModelError(
             f"{model.card.name}: this model sees the box of the hand alone (--crop hand), expected one that sees whole "
             "pictures. What it rests on is inside the box in any case; leave --boxes out."
         )
-    names = [name for name, _ in files()]
+    names = list(dict.fromkeys(name for name, _ in files()))
     if not names:
         raise DatasetError("found no picture to explain. Name pictures, folders or archives that hold some.")
-    check_writable(out)
+    if boxes and not boxes.is_file():
+        raise DatasetError(f"{boxes}: there is no such file of boxes. Check --boxes.")
     chosen = set(evenly_spaced(names, count))
     known = read_boxes(boxes.read_bytes(), sorted(chosen)) if boxes else {}
+    check_folder(out, result="an explanation", overwrite=True)
     rows: list[dict[str, Any]] = []
     maps: list[tuple[Pixels, Evidence]] = []
+    left = set(chosen)
     for name, data in files():
-        if name not in chosen:
+        if name not in left:
             continue
+        left.remove(name)
+        on_progress("Covering pictures", len(chosen) - len(left), len(chosen))
         try:
             seen = model.prepare(data)
         except UnreadableError as error:
-            raise UnreadableError(f"{name}: {error}. Leave it out.") from error
+            on_unreadable(name, str(error))
+            continue
         found = explain(model, seen)
         row: dict[str, Any] = {"id": name, "letter": found.letter, "probability": found.probability}
         if name in known:
@@ -231,7 +243,8 @@ def explain_files(
             row |= {"inside": found.share_inside(box), "area": box.area}
         rows.append(row)
         maps.append((_as_it_is(seen), found.evidence))
-        on_progress("Covering pictures", len(rows), len(chosen))
+    if not rows:
+        raise DatasetError("none of these pictures can be read. Name pictures, folders or archives that hold some.")
     result: dict[str, Any] = {"model": model.card.name, "pictures": rows}
     for key in ("inside", "area"):
         values = [row[key] for row in rows if row.get(key) is not None]

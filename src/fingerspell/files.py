@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-Result = Literal["a study of strangers", "a run", "an evaluation", "a comparison"]
+Result = Literal["a study of strangers", "a run", "an evaluation", "a comparison", "an explanation"]
 
 _TEMPORARY = ".partial"
 # By which files a result is known, finished or not: a study may hold the recipe of a model of all groups, and a run has
@@ -27,6 +27,7 @@ _MARKS: dict[Result, tuple[str, ...]] = {
     "a run": ("recipe.toml",),
     "an evaluation": ("metrics.json",),
     "a comparison": ("comparison.json",),
+    "an explanation": ("explanation.json",),
 }
 
 

@@ -240,7 +240,7 @@ def fit(  # noqa: PLR0913 - what a network is trained with
     rate = options.learning_rate or _own_rate(network)
     optimizer = torch.optim.AdamW(_groups(network, options.layer_decay), lr=rate)
     schedule = CosineLRScheduler(
-        optimizer, total, warmup_t=max(1, round(_WARM_UP * total)), warmup_prefix=True, t_in_epochs=False
+        optimizer, max(2, total), warmup_t=max(1, round(_WARM_UP * total)), warmup_prefix=True, t_in_epochs=False
     )
     path = folder / _CHECKPOINT
     facts = json.dumps([asdict(options), seed, len(examples), batches.batch_size])

@@ -113,10 +113,15 @@ class Card:
         return hands.LOOKS if self.head == "fusion" else 1
 
     def place_of(self, digest: str) -> str | None:
-        """What stood before the ids of an archive's pictures in training ("": nothing); None if it did not train."""
+        """What stood before the ids of an archive's pictures in training ("": nothing); None if it was not there."""
         if self.trained_on["pictures_sha256"] == digest:
             return ""
         return next((f"{stem}/" for stem, own in self.trained_on.get("parts", {}).items() if own == digest), None)
+
+    def knows(self, digest: str) -> bool:
+        """Whether some of an archive's pictures trained it."""
+        place = self.place_of(digest)
+        return place is not None and place != f"{self.trained_on.get('held_out')}/"
 
     @property
     def reads(self) -> bool:
@@ -366,8 +371,12 @@ def _detector(folder: Path, expected: dict[str, Any], file: Path | None) -> Dete
     """Detector that finds the points that the model was trained on."""
     detector = hands.open_detector(file)
     if detector.identity != expected:
+        trained, here = (
+            ", ".join(f"{name} {str(value)[:12]}" for name, value in facts.items())
+            for facts in (expected, detector.identity)
+        )
         raise ModelError(
-            f"{folder}: the model was trained on hands found with {expected}, found {detector.identity}. "
+            f"{folder}: the model was trained on hands found with {trained}; found {here}. "
             "Give the same model file with --hand-model and install the same major version of mediapipe, or train it "
             "again."
         )

@@ -230,13 +230,13 @@ def evaluate(
             answers = evaluation.answer(
                 model, archive, pictures, evaluation.others_of(dataset.pictures), on_progress=on_progress
             )
-        known = [] if model.card.place_of(dataset.digest) is None else [_KNOWN]
+        known = [_KNOWN] if model.card.knows(dataset.digest) else []
         summary = evaluation.summarise(
             answers,
             Calibration(model.card.temperature, model.card.threshold, model.card.risk),
             [*known, *inspection.notes(dataset)],
             model=model.card.name,
-            measured_on=f"{len(pictures):,} pictures of {dataset.name}, trained on {model.card.trained_on['archive']}",
+            measured_on=f"{len(pictures):,} pictures of {dataset.name}, trained on {_trained_on(model.card)}",
             unreadable=_unreadable(dataset),
         )
         clear_folder(folder)
@@ -446,6 +446,12 @@ def _write_results(folder: Path, archive: Archive, answers: Answers, summary: di
     write_report(folder, lambda name: decode(archive.read(name)).pixels)
 
 
+def _trained_on(card: Card) -> str:
+    """Archives that a model was trained on, in words."""
+    held_out = card.trained_on.get("held_out")
+    return f"{card.trained_on['archive']}{f' without {held_out}' if held_out else ''}"
+
+
 def _unreadable(dataset: Dataset) -> int:
     """Pictures of letters that were left out because they cannot be read."""
     return sum(bool(p.problem) for p in dataset.pictures if p.label in LETTERS)
@@ -460,7 +466,7 @@ def _split_facts(split: Split, recipe: Recipe) -> dict[str, Any]:
         "reference_leak": recipe.split.reference_leak,
         "duplicates_dropped": split.duplicates_dropped,
         "notes": list(split.notes),
-    }
+    } | ({"held_out": recipe.split.held_out} if recipe.split.held_out else {})
 
 
 def _card(

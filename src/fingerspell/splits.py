@@ -129,7 +129,7 @@ def split_pictures(
     train, validation, dropped = _without_duplicates(train, validation, division.test, leak=options.reference_leak)
     in_order = partial(_sorted_as, pictures)
     split = Split(in_order(train), in_order(validation), in_order(division.test), dropped, (*division.notes, *notes))
-    _check(split, {picture.label for picture in pictures} - division.untaught)
+    _check(split, options.protocol, {picture.label for picture in pictures} - division.untaught)
     return split
 
 
@@ -144,7 +144,7 @@ def everybody(
     train, validation, dropped = _without_duplicates(train, validation, [], leak=False)
     in_order = partial(_sorted_as, pictures)
     split = Split(in_order(train), in_order(validation), (), dropped, ("All groups train.", *notes))
-    _check(split, {picture.label for picture in pictures}, roles=("validation",))
+    _check(split, options.protocol, {picture.label for picture in pictures}, roles=("validation",))
     return split
 
 
@@ -183,7 +183,7 @@ def read_groups(data: bytes, column: str | None, ids: Sequence[str]) -> dict[str
     candidates = header[1:] if column is None else [name for name in header[1:] if name == column]
     if len(candidates) != 1:
         raise SplitError(
-            f"the groups file has the columns {', '.join(header) or 'none'}; expected the picture's path first and "
+            f"the groups file has the columns {_listed(header)}; expected the picture's path first and "
             f"{'one column of groups' if column is None else f'a column {column!r}'}. "
             "Name the column: --groups FILE:COLUMN."
         )
@@ -399,10 +399,11 @@ def _leave_one_group_out(
     names = sorted({groups[picture.id] for picture in pictures}) if groups else []
     held_out = [name for name in names if options.held_out and is_within(name, options.held_out)]
     if not held_out or len(held_out) == len(names):
+        given = f"--held-out {options.held_out}" if options.held_out else "no --held-out"
         raise SplitError(
-            f"split leave-one-group-out: found the groups {', '.join(names) or 'none'} and --held-out "
-            f"{options.held_out}; expected the name of one of at least two groups, or of those above it. Name it, give "
-            "several archives, or say who is who: --groups FILE.csv[:COLUMN]."
+            f"split leave-one-group-out: found the groups {', '.join(names) or 'none'} and {given}; "
+            "expected the name of one of at least two groups, or of those above it. Name it, give several archives, or "
+            "say who is who: --groups FILE.csv[:COLUMN]."
         )
     pool = [p for p in pictures if groups[p.id] not in held_out]
     test = [p for p in pictures if groups[p.id] in held_out]
@@ -534,17 +535,25 @@ def _check_fold(fold: int, folds: int) -> None:
         raise SplitError(f"fold {fold} of {folds}: they are numbered from 0 to {folds - 1}.")
 
 
-def _check(split: Split, letters: set[str], roles: Sequence[Role] = ("validation", "test")) -> None:
+def _check(split: Split, protocol: str, letters: set[str], roles: Sequence[Role] = ("validation", "test")) -> None:
     """Refuse a split in which a letter cannot be learnt or nothing can be measured."""
     untaught = sorted(letters - {p.label for p in split.train})
     if untaught:
         raise SplitError(
-            f"the split leaves no training pictures for {', '.join(untaught)}. These letters have too few pictures: "
-            "take fewer for the test set (--test-per-class, --guard), raise --sample, or choose another --split."
+            f"split {protocol}: no training pictures are left for {', '.join(untaught)}: these letters have too few "
+            "pictures, or copies of the test's alone, which do not train. Take fewer for the test set "
+            "(--test-per-class or --guard, by the split), raise --sample, or choose another --split."
         )
     for role in roles:
         if not getattr(split, role):
-            raise SplitError(f"the split leaves no {role} pictures. Choose another --split or a larger share.")
+            raise SplitError(
+                f"split {protocol}: no {role} pictures are left. Choose another --split or a larger share."
+            )
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    """Names in a row, the first of many."""
+    return f"{', '.join(names[:most]) or 'none'}{f' and {len(names) - most} more' if len(names) > most else ''}"
 
 
 def _by_letter(pictures: Sequence[Picture], key: Callable[[Picture], object]) -> list[list[Picture]]:
