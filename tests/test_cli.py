@@ -304,7 +304,7 @@ def test_a_folder_of_runs_is_no_model_and_no_pictures(trained: Path, tmp_path: P
     for inputs in ([tmp_path / "runs", tmp_path / "a.png"], [tmp_path / "runs"]):
         result = command("predict", *inputs)
         assert isinstance(result.exception, ModelError)
-        assert "a folder with one in it, expected a model or pictures" in str(result.exception)
+        assert "a folder with the result one in it, expected a model, or pictures" in str(result.exception)
 
 
 def test_predict_of_what_is_not_there_keeps_the_other_answers(trained: Path, tmp_path: Path) -> None:

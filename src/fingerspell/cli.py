@@ -636,9 +636,10 @@ def _model_first(inputs: Sequence[str]) -> tuple[str | None, Sequence[str]]:
             f"{first}: there is no such model, picture or archive. Expected the folder of a finished run (runs/<name>) "
             "or its model folder; check the path."
         )
-    if first.is_dir() and not is_model(first) and (inner := next(filter(is_model, sorted(first.iterdir())), None)):
-        raise ModelError(f"{first}: a folder with {inner.name} in it, expected a model or pictures. Name one of those.")
     if not is_model(first):
+        folders = sorted(path for path in first.iterdir() if path.is_dir()) if first.is_dir() else []
+        if inner := next(filter(is_model, folders), None):
+            raise ModelError(f"{first}: a folder with the result {inner.name} in it, expected a model, or pictures.")
         return None, inputs
     if len(inputs) == 1:
         raise typer.BadParameter(f"found the model {first} alone, expected pictures behind it")
