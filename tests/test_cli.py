@@ -286,6 +286,13 @@ def test_predict_shows_no_control_characters(trained: Path, tmp_path: Path) -> N
     assert r"\x1bcut.png: " in result.stderr
     assert "\x1b" not in result.output
     assert [line.count("\t") for line in result.stdout.splitlines()] == [3]
+    screenshot = write_zip(
+        tmp_path / "other.zip", {"A/at 5\u202fPM.png": noisy_picture("A", 700), "A/\x1bb.png": b"cut"}
+    )
+    assert "at 5\u202fPM.png\t" in command("predict", trained, screenshot).stdout  # nothing but a space of its own
+    inspected = command("inspect", screenshot)
+    assert r"\x1bb.png" in inspected.stdout
+    assert "\x1b" not in inspected.output
 
 
 def test_predict_of_an_empty_name_or_a_closed_stdin(
@@ -301,10 +308,12 @@ def test_a_folder_of_runs_is_no_model_and_no_pictures(trained: Path, tmp_path: P
     (tmp_path / "a.png").write_bytes(noisy_picture("A", 700))
     (tmp_path / "runs").mkdir()
     shutil.copytree(trained, tmp_path / "runs" / "one")
+    assert command("explain", tmp_path / "a.png", "--out", tmp_path / "explanation").exit_code == 0
+    assert command("predict", tmp_path).exit_code == 0  # an explanation is no run
     for inputs in ([tmp_path / "runs", tmp_path / "a.png"], [tmp_path / "runs"]):
         result = command("predict", *inputs)
         assert isinstance(result.exception, ModelError)
-        assert "a folder with the result one in it, expected a model, or pictures" in str(result.exception)
+        assert "a folder with runs in it, expected one, as" in str(result.exception)
 
 
 def test_predict_of_what_is_not_there_keeps_the_other_answers(trained: Path, tmp_path: Path) -> None:

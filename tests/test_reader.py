@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from fingerspell import reader
-from fingerspell.backbones import EMBEDDED, Backbone, load_backbone, untaught_reader
+from fingerspell.backbones import EMBEDDED, Backbone, Network, load_backbone, untaught_reader
 from fingerspell.engines import OpenVinoEngine
 from fingerspell.errors import BackboneError
 from fingerspell.graphs import backbone_graph, int8_graph
@@ -198,19 +198,31 @@ def test_the_view_has_more_of_a_say_than_the_points() -> None:
     assert float(answer[0, 1] - answer[0, 2]) == pytest.approx(1)
 
 
-def test_graph_agrees_with_torch_and_places_the_hand_of_each_picture_of_a_batch(tmp_path: Path) -> None:
+def half_large() -> Network:
+    """Untaught reader that surely sees a hand, where it is placed, and so large that it fills half of ``pictures``."""
     network = untaught_reader().network
-    eye, seen = layers(Backbone.of(READER, network)).eye, pictures(17)
+    eye = layers(Backbone.of(READER, network)).eye
     with torch.no_grad():
-        eye.facts.bias[0] = 20.0  # surely a hand: the box is where it is placed
-        eye.get_parameter("box.3.bias")[1] += 1.57  # so large that it fills one half of the pictures
+        eye.facts.bias[0] = 20.0
+        eye.get_parameter("box.3.bias")[1] += 1.57
+    return network
+
+
+def large_sides(network: Network) -> torch.Tensor:
+    """Sides of the boxes of 17 ``pictures`` in the coarse view."""
+    whole = reader._Box(torch.full((1, 2), 0.5), torch.ones(1))
+    views = reader._view((pictures(17).permute(0, 3, 1, 2) - 127.0) / 128, whole, VIEW)
+    with torch.inference_mode():
+        return reader._placed(layers(Backbone.of(READER, network)).eye(views), whole).side
+
+
+def test_graph_agrees_with_torch_and_places_the_hand_of_each_picture_of_a_batch(tmp_path: Path) -> None:
+    network, seen = half_large(), pictures(17)
     backbone = Backbone.of(READER, network)
     graph = backbone_graph(backbone, tmp_path)
-    whole = reader._Box(torch.full((1, 2), 0.5), torch.ones(1))
     with torch.inference_mode():
         expected = network(seen).numpy()
-        large = reader._placed(eye(reader._view((seen.permute(0, 3, 1, 2) - 127.0) / 128, whole, VIEW)), whole)
-    assert 4 < int((large.side <= reader._FILLS).sum()) < 13  # for which alone the graph takes the fine view
+    assert 4 < int((large_sides(network) <= reader._FILLS).sum()) < 13  # for which alone the graph takes the fine view
     assert np.ptp(expected[:, -3:-1], axis=0).min() > 0.05  # the hands are not all in one place
     session = onnxruntime.InferenceSession(graph)
     for batch in (*np.split(np.arange(17), 17), np.arange(3)):
@@ -223,11 +235,12 @@ def test_graph_agrees_with_torch_and_places_the_hand_of_each_picture_of_a_batch(
     assert int8_graph(backbone, tmp_path).read_bytes() == graph.read_bytes()  # not all pictures show its ranges
 
 
-def test_in_torch_a_vector_does_not_depend_on_its_neighbours(untaught: Backbone) -> None:
-    one, other = pictures(4), pictures(5)[:4]
-    other[0] = one[0]
+def test_in_torch_a_vector_does_not_depend_on_its_neighbours() -> None:
+    network = half_large()
+    small = large_sides(network) <= reader._FILLS
+    few, many = (pictures(17)[torch.cat([small.nonzero()[:1, 0], of.nonzero()[:, 0]])][:5] for of in (~small, small))
     with torch.inference_mode():
-        torch.testing.assert_close(untaught.network(one)[0], untaught.network(other)[0], rtol=0, atol=0)
+        torch.testing.assert_close(network(few)[0], network(many)[0], rtol=0, atol=0)
 
 
 def test_an_untaught_reader_is_no_backbone_yet_and_a_taught_one_is(untaught: Backbone, tmp_path: Path) -> None:

@@ -637,9 +637,9 @@ def _model_first(inputs: Sequence[str]) -> tuple[str | None, Sequence[str]]:
             "or its model folder; check the path."
         )
     if not is_model(first):
-        folders = sorted(path for path in first.iterdir() if path.is_dir()) if first.is_dir() else []
-        if inner := next(filter(is_model, folders), None):
-            raise ModelError(f"{first}: a folder with the result {inner.name} in it, expected a model, or pictures.")
+        runs = sorted(first.glob("*/model/model.json")) if inputs[0] else []
+        if runs:
+            raise ModelError(f"{first}: a folder with runs in it, expected one, as {runs[0].parents[1]}, or pictures.")
         return None, inputs
     if len(inputs) == 1:
         raise typer.BadParameter(f"found the model {first} alone, expected pictures behind it")
@@ -653,7 +653,7 @@ def _naming_unreadable() -> Iterator[Callable[[str, str], None]]:
 
     def on_unreadable(name: str, reason: str) -> None:
         if name not in named:
-            console.warn(f"{name}: {reason}")
+            console.warn(f"{console.plain(name)}: {reason}")
         named.add(name)
 
     yield on_unreadable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,12 @@ if TYPE_CHECKING:
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from fingerspell.inspection import Inspection, Leak
     from fingerspell.progress import Progress
+
+_TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # what turns the direction of writing
 
 
 @contextmanager
@@ -49,21 +53,30 @@ def progress() -> Iterator[Progress]:
 
 
 def _console(*, stderr: bool = False) -> Console:
-    """Screen that shows names as they are, whatever is in them."""
+    """Screen that shows names as they are, whatever is in them, and obeys none."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    class Screen(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str("\n".join(map(plain, text.split("\n"))), **options)
+
+    return Screen(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def warn(message: str) -> None:
     """One line on the error stream."""
     with error_stream:
-        _console(stderr=True).print("\n".join(map(plain, message.split("\n"))), soft_wrap=True)
+        _console(stderr=True).print(message, soft_wrap=True)
 
 
 def plain(name: str) -> str:
     """Name whose control characters are written out: a stranger's archive tells no screen what to do."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return "".join(c.encode("unicode_escape").decode() if _controls(c) else c for c in name)
+
+
+def _controls(character: str) -> bool:
+    """Whether it moves the cursor, ends the line, is half of a character, or turns the direction of writing."""
+    return unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} or unicodedata.bidirectional(character) in _TURNS
 
 
 def show_scores(metrics: Mapping[str, Any]) -> None:

@@ -18,13 +18,14 @@ Every message says what is wrong, where, what was found against what was expecte
 
 from __future__ import annotations
 
+import csv
 import zipfile
 import zlib
 
 # What reading a damaged file of ours raises: text, json, csv, or arrays in a zip.
 DAMAGE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError),
-    *(EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error),
+    *(EOFError, RuntimeError, csv.Error, zipfile.BadZipFile, zlib.error),
 )
 
 

@@ -218,7 +218,7 @@ def explain_files(
     names = list(dict.fromkeys(name for name, _ in files()))
     if not names:
         raise DatasetError("found no picture to explain. Name pictures, folders or archives that hold some.")
-    if boxes and not boxes.is_file():
+    if boxes and (not boxes.exists() or boxes.is_dir()):
         raise DatasetError(f"{boxes}: there is no such file of boxes. Check --boxes.")
     chosen = set(evenly_spaced(names, count))
     known = read_boxes(boxes.read_bytes(), sorted(chosen)) if boxes else {}

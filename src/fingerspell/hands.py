@@ -141,7 +141,7 @@ class Detector:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.sha256 = _digest(file)
+        self.sha256 = bundle_digest(file)
         self._idle: dict[float, list[Any]] = {step.confidence: [] for step in _LADDER}
         self._still_noisy = _QUIET_HANDS
         weakref.finalize(self, _close, self._idle)  # at the latest before Python takes MediaPipe's modules apart
@@ -332,7 +332,7 @@ def _padded(pixels: Pixels, top: int, bottom: int, left: int, right: int) -> Pix
     return np.pad(pixels, ((top, bottom), (left, right), (0, 0)), mode="edge")
 
 
-def _digest(file: Path) -> str:
+def bundle_digest(file: Path) -> str:
     """Digest of what a model file holds: a bundle that was packed again is the same model."""
     digest = hashlib.sha256()
     try:

@@ -18,6 +18,7 @@ from fingerspell.archive import open_archive, open_archives, stem_of
 from fingerspell.dataset import scan
 from fingerspell.errors import DAMAGE, RunError, TuningError
 from fingerspell.files import check_writable, csv_text, file_digest, is_temporary, result_in, write_text
+from fingerspell.hands import bundle_digest
 from fingerspell.images import decode
 from fingerspell.neighbours import has_near_copy
 from fingerspell.progress import silent
@@ -43,7 +44,7 @@ _RUNS = Path("runs")  # folder of the results that nobody gave one
 _LICENCES = "The licences of the training pictures and of the pretrained weights may bind this model too: check them."
 _NEWER = ("held_out", "per_group")  # values of a split; without them a recipe keeps the digest it had before them
 _DELETE = "Delete this folder to have it made again, or choose another with --out; nothing was changed."
-_FILES = ("weights", "hand_model")  # values of a recipe's features that say where a file is
+_FILES = {"weights": file_digest, "hand_model": bundle_digest}  # a recipe's features that are files, and what they are
 _KNOWN = (
     "This is no score to quote: the model was trained on this archive. `fingerspell compare` measures the model of a "
     "run on its test pictures alone."
@@ -305,7 +306,7 @@ def _finished(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) -> d
             "another form of the model": card["format"],
             "other features": (backbone.get("version"), card.get("hands")),
             "another training": trained_on.get("training"),
-            "another file of --weights or --hand-model": trained_on.get("files", {}),
+            "another file of --weights or --hand-model, or none noted": trained_on.get("files", {}),
             "other pictures": trained_on["pictures_sha256"],
             "another split": (folder / "split.csv").read_text("utf-8"),
         }
@@ -317,7 +318,7 @@ def _finished(folder: Path, recipe: Recipe, dataset: Dataset, split: Split) -> d
         "another form of the model": FORMAT,
         "other features": steps.features_facts(recipe),
         "another training": _training(recipe),
-        "another file of --weights or --hand-model": _files(recipe),
+        "another file of --weights or --hand-model, or none noted": _files(recipe),
         "other pictures": dataset.digest,
         "another split": split.to_csv(),
     }
@@ -338,8 +339,8 @@ def _other_value(written: dict[str, Any], recipe: Recipe) -> str | None:
 
 def _files(recipe: Recipe) -> dict[str, str]:
     """Digests of the files that a recipe names for its features."""
-    named = {name: Path(path) for name in _FILES if (path := getattr(recipe.features, name))}
-    return {name: file_digest(path) for name, path in named.items() if path.is_file()}
+    named = ((name, getattr(recipe.features, name), digest) for name, digest in _FILES.items())
+    return {name: digest(Path(path)) for name, path, digest in named if path and Path(path).is_file()}
 
 
 def _flat(content: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -466,7 +467,7 @@ def _split_facts(split: Split, recipe: Recipe) -> dict[str, Any]:
         "reference_leak": recipe.split.reference_leak,
         "duplicates_dropped": split.duplicates_dropped,
         "notes": list(split.notes),
-    } | ({"held_out": recipe.split.held_out} if recipe.split.held_out else {})
+    } | ({"held_out": recipe.split.held_out} if recipe.split.held_out and not recipe.split.groups else {})
 
 
 def _card(
