@@ -26,7 +26,7 @@ from fingerspell.engines import Hands, HandsEngine, open_engine
 from fingerspell.errors import DatasetError, ModelError, RunError
 from fingerspell.exporting import read_head
 from fingerspell.features import extract, open_store
-from fingerspell.files import csv_text, write_text
+from fingerspell.files import check_folder, csv_text, write_text
 from fingerspell.graphs import keep_graph
 from fingerspell.hands import NAME
 from fingerspell.heads import probabilities
@@ -35,7 +35,6 @@ from fingerspell.model import Model, load_model
 from fingerspell.neighbours import bursts
 from fingerspell.progress import silent
 from fingerspell.reporting import write_comparison
-from fingerspell.runs import check_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,9 +17,8 @@ import numpy as np
 from fingerspell import hands
 from fingerspell.errors import DatasetError, ModelError, UnreadableError
 from fingerspell.figures import SHEET, evidence_figure, png
-from fingerspell.files import write_bytes, write_text
+from fingerspell.files import check_folder, write_bytes, write_text
 from fingerspell.progress import silent
-from fingerspell.runs import check_folder
 from fingerspell.splits import evenly_spaced
 
 if TYPE_CHECKING:

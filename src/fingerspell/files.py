@@ -91,6 +91,31 @@ def result_in(folder: Path) -> Result | None:
     return next((result for result, marks in _MARKS.items() if any(any(folder.glob(m)) for m in marks)), None)
 
 
+def check_folder(folder: Path, *, result: Result, overwrite: bool) -> None:
+    """Refuse a folder for a result that holds something else, or a finished one, or that cannot be written.
+
+    The report is written last and so marks a finished one.
+    """
+    if folder.is_file():
+        raise RunError(
+            f"{folder}: found a file, expected a folder for {result}, or none yet. Choose another with --out."
+        )
+    there = next((path for path in folder.rglob("*") if path.is_file() and not is_temporary(path)), None)
+    report = folder / "report.html"
+    found = result_in(folder)
+    if there and found != result:
+        raise RunError(
+            f"{folder}: this folder holds something else ({there.name}, ...): found {found or 'nothing of ours'}, "
+            f"expected {result}. Choose another folder with --out; nothing was changed."
+        )
+    if report.exists() and not overwrite:
+        raise RunError(
+            f"{folder}: {result} is already there, and finished; see {report}. "
+            "To do it again give --overwrite, to keep both give another --out."
+        )
+    check_writable(folder)
+
+
 def csv_text(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """Table as the text of a csv file, with a header line."""
     text = io.StringIO()

@@ -17,7 +17,7 @@ from fingerspell.alphabet import LETTERS
 from fingerspell.archive import open_archive, open_archives, stem_of
 from fingerspell.dataset import scan
 from fingerspell.errors import DAMAGE, RunError, TuningError
-from fingerspell.files import check_writable, csv_text, file_digest, is_temporary, result_in, write_text
+from fingerspell.files import check_folder, check_writable, csv_text, file_digest, write_text
 from fingerspell.hands import bundle_digest
 from fingerspell.images import decode
 from fingerspell.neighbours import has_near_copy
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from fingerspell.engines import Engine
     from fingerspell.evaluation import Answers
     from fingerspell.features import Extraction
-    from fingerspell.files import Result
     from fingerspell.model import Card, Model
     from fingerspell.progress import Progress
     from fingerspell.recipes import Recipe
@@ -371,31 +370,6 @@ def _torchrun(name: str, alone: str) -> int:
             "RANK and WORLD_SIZE to train in one process."
         )
     return int(found)
-
-
-def check_folder(folder: Path, *, result: Result, overwrite: bool) -> None:
-    """Refuse a folder for a result that holds something else, or a finished one, or that cannot be written.
-
-    The report is written last and so marks a finished one.
-    """
-    if folder.is_file():
-        raise RunError(
-            f"{folder}: found a file, expected a folder for {result}, or none yet. Choose another with --out."
-        )
-    there = next((path for path in folder.rglob("*") if path.is_file() and not is_temporary(path)), None)
-    report = folder / "report.html"
-    found = result_in(folder)
-    if there and found != result:
-        raise RunError(
-            f"{folder}: this folder holds something else ({there.name}, ...): found {found or 'nothing of ours'}, "
-            f"expected {result}. Choose another folder with --out; nothing was changed."
-        )
-    if report.exists() and not overwrite:
-        raise RunError(
-            f"{folder}: {result} is already there, and finished; see {report}. "
-            "To do it again give --overwrite, to keep both give another --out."
-        )
-    check_writable(folder)
 
 
 def clear_folder(folder: Path) -> None:

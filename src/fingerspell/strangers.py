@@ -27,13 +27,13 @@ from fingerspell.calibration import Calibration
 from fingerspell.dataset import scan
 from fingerspell.errors import DAMAGE, RecipeError, RunError, SplitError
 from fingerspell.evaluation import read_probabilities
-from fingerspell.files import csv_text, write_text
+from fingerspell.files import check_folder, csv_text, write_text
 from fingerspell.images import CONDITIONS, VIEWS
 from fingerspell.neighbours import bursts
 from fingerspell.progress import silent
 from fingerspell.recipes import override
 from fingerspell.reporting import write_strangers
-from fingerspell.runs import check_folder, train, train_everybody
+from fingerspell.runs import train, train_everybody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
