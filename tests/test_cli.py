@@ -287,11 +287,12 @@ def test_predict_shows_no_control_characters(trained: Path, tmp_path: Path) -> N
     assert "\x1b" not in result.output
     assert [line.count("\t") for line in result.stdout.splitlines()] == [3]
     screenshot = write_zip(
-        tmp_path / "other.zip", {"A/at 5\u202fPM.png": noisy_picture("A", 700), "A/\x1bb.png": b"cut"}
+        tmp_path / "other.zip", {"A/at 5\u202fPM.png": noisy_picture("A", 700), "A/\x1bb.png": b"cut", "A/\nc.png": b""}
     )
     assert "at 5\u202fPM.png\t" in command("predict", trained, screenshot).stdout  # nothing but a space of its own
     inspected = command("inspect", screenshot)
     assert r"\x1bb.png" in inspected.stdout
+    assert r"A/\nc.png: empty file" in inspected.stdout
     assert "\x1b" not in inspected.output
 
 

@@ -170,51 +170,53 @@ def test_finished_folds_are_taken_over(
         strangers(archives, out, overrides=OVERRIDES | {"split.per_group": 7})
 
 
-def test_folds_of_older_code_or_other_pictures_are_refused(
-    finished: tuple[list[Path], Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def copied(finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path) -> tuple[list[Path], Path]:
+    """The archives, and a copy of their finished study, to do anything to."""
     archives, out, _ = finished
-    shutil.copytree(out / "folds", tmp_path / "out" / "folds")
+    return archives, Path(shutil.copytree(out, tmp_path / "out"))
+
+
+def test_folds_of_older_code_or_other_pictures_are_refused(
+    copied: tuple[list[Path], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    archives, out = copied
     with monkeypatch.context() as patch:
         patch.setattr("fingerspell.training.VERSION", 0)
         with pytest.raises(RunError, match="anna: found a finished run with another training"):
-            strangers(archives, tmp_path / "out", overrides=OVERRIDES)
+            strangers(archives, out, overrides=OVERRIDES)
     with zipfile.ZipFile(shutil.copy(archives[0], tmp_path / archives[0].name), "a") as more:
         more.writestr("nothing/1.png", noisy_picture("?", 1))  # neither trains nor tests, but chooses the threshold
     changed = [tmp_path / archives[0].name, *archives[1:]]
     with pytest.raises(RunError, match="anna: found a finished run with other pictures"):
-        strangers(changed, tmp_path / "out", overrides=OVERRIDES)
+        strangers(changed, out, overrides=OVERRIDES)
 
 
 def test_a_fold_is_taken_over_for_the_same_file_and_not_for_another(
-    finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path
+    copied: tuple[list[Path], Path], tmp_path: Path
 ) -> None:
-    archives, out, _ = finished
+    archives, out = copied
     file = tmp_path / "again.safetensors"
     file.write_bytes(b"same")
-    shutil.copytree(out / "folds", tmp_path / "out" / "folds")
-    for recipe in tmp_path.glob("out/folds/*/recipe.toml"):
+    for recipe in out.glob("folds/*/recipe.toml"):
         recipe.write_text(recipe.read_text().replace("[features]", '[features]\nweights = "moved/away.safetensors"'))
         card = recipe.parent / "model" / "model.json"
         content = json.loads(card.read_text())
         content["trained_on"]["files"] = {"weights": hashlib.sha256(b"same").hexdigest()}
         card.write_text(json.dumps(content))
     named = OVERRIDES | {"features.weights": str(file)}
-    assert [row["group"] for row in strangers(archives, tmp_path / "out", overrides=named)["groups"]]
+    assert [row["group"] for row in strangers(archives, out, overrides=named)["groups"]]
     file.write_bytes(b"else")
     with pytest.raises(RunError, match="found a finished run with another file of --weights or --hand-model"):
-        strangers(archives, tmp_path / "out", overrides=named)
+        strangers(archives, out, overrides=named)
 
 
-def test_a_finished_study_of_something_else_is_kept(
-    finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    archives, out, _ = finished
-    shutil.copytree(out, tmp_path / "out")
-    before = (tmp_path / "out" / "strangers.json").read_bytes()
+def test_a_finished_study_of_something_else_is_kept(copied: tuple[list[Path], Path]) -> None:
+    archives, out = copied
+    before = (out / "strangers.json").read_bytes()
     with pytest.raises(RunError, match=r"found a study with by = 'archive', expected 'signer'. Choose another folder"):
-        strangers(archives, tmp_path / "out", overrides=OVERRIDES, by="signer")
-    assert (tmp_path / "out" / "strangers.json").read_bytes() == before
+        strangers(archives, out, overrides=OVERRIDES, by="signer")
+    assert (out / "strangers.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -230,15 +232,12 @@ def test_a_finished_study_of_something_else_is_kept(
         ("probabilities.npz", b"PK\x03\x04cut"),
     ],
 )
-def test_damaged_folds_are_named(
-    name: str, content: bytes, finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    archives, out, _ = finished
-    shutil.copytree(out, tmp_path / "out")
-    damaged = tmp_path / "out" / "folds" / "people" / name
+def test_damaged_folds_are_named(name: str, content: bytes, copied: tuple[list[Path], Path]) -> None:
+    archives, out = copied
+    damaged = out / "folds" / "people" / name
     damaged.write_bytes(content)
     with pytest.raises(RunError, match=r"people.*(found|cannot be read).*[Dd]elete th"):
-        strangers(archives, tmp_path / "out", overrides=OVERRIDES)
+        strangers(archives, out, overrides=OVERRIDES)
 
 
 def test_a_fold_does_not_know_the_archive_that_it_held_out(
@@ -264,18 +263,15 @@ def test_letters_that_are_nearly_as_likely_keep_their_order(tmp_path: Path) -> N
     np.testing.assert_allclose(on_others, likely, rtol=1e-5)
 
 
-def test_probabilities_of_other_letters_are_refused(
-    finished: tuple[list[Path], Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    archives, out, _ = finished
-    shutil.copytree(out, tmp_path / "out")
-    file = tmp_path / "out" / "folds" / "people" / "probabilities.npz"
+def test_probabilities_of_other_letters_are_refused(copied: tuple[list[Path], Path]) -> None:
+    archives, out = copied
+    file = out / "folds" / "people" / "probabilities.npz"
     with np.load(file) as stored:
         content = dict(stored)
     content["labels"][-1] = "X"
     np.savez_compressed(file, **content)
     with pytest.raises(RunError, match=r"people: found \d+ rows of probabilities of A, .*X for .*expected as many"):
-        strangers(archives, tmp_path / "out", overrides=OVERRIDES)
+        strangers(archives, out, overrides=OVERRIDES)
 
 
 def test_runs_and_strangers_do_not_overwrite_each_other(

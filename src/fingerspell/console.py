@@ -192,13 +192,13 @@ def show_inspection(inspection: Inspection) -> None:
         if fact:
             console.print(f"{name}: {fact}")
     for picture, problem in list(inspection.problems.items())[:_SHOWN]:
-        console.print(f"  {picture}: {problem}")
+        console.print(f"  {plain(picture)}: {problem}")
     if len(inspection.problems) > _SHOWN:
         console.print(f"  ... and {len(inspection.problems) - _SHOWN} more (--json or --csv show all)")
 
     console.print(_leaks(inspection.leaks))
     for finding in inspection.findings:
-        console.print(str(finding))
+        console.print(plain(str(finding)))
 
 
 def _leaks(leaks: Sequence[Leak]) -> Table:

@@ -21,6 +21,10 @@ from __future__ import annotations
 import csv
 import zipfile
 import zlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # What reading a damaged file of ours raises: text, json, csv, or arrays in a zip.
 DAMAGE = (
@@ -75,6 +79,12 @@ class MissingDependencyError(FingerspellError, ImportError):
 
 class UnreadableError(FingerspellError, ValueError):
     """One picture cannot be read. Its message is the reason alone; whoever reads many lists it and goes on."""
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Names in a sentence, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def not_installed(error: ModuleNotFoundError) -> MissingDependencyError:

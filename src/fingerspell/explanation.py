@@ -229,19 +229,15 @@ def explain_files(
         if name not in left:
             continue
         left.remove(name)
-        on_progress("Covering pictures", len(chosen) - len(left), len(chosen))
         try:
             seen = model.prepare(data)
         except UnreadableError as error:
             on_unreadable(name, str(error))
-            continue
-        found = explain(model, seen)
-        row: dict[str, Any] = {"id": name, "letter": found.letter, "probability": found.probability}
-        if name in known:
-            box = known[name].in_square(*seen["frame"]) if "frame" in seen else known[name]
-            row |= {"inside": found.share_inside(box), "area": box.area}
-        rows.append(row)
-        maps.append((_as_it_is(seen), found.evidence))
+        else:
+            found = explain(model, seen)
+            rows.append(_row(name, found, seen, known.get(name)))
+            maps.append((_as_it_is(seen), found.evidence))
+        on_progress("Covering pictures", len(chosen) - len(left), len(chosen))
     if not rows:
         raise DatasetError("none of these pictures can be read. Name pictures, folders or archives that hold some.")
     result: dict[str, Any] = {"model": model.card.name, "pictures": rows}
@@ -252,6 +248,15 @@ def explain_files(
     titles = [f"{row['letter']}  {row['probability']:.2f}" for row in rows]
     write_bytes(out / "explanation.png", png(evidence_figure(titles[:SHEET], maps[:SHEET])))
     return result
+
+
+def _row(name: str, found: Explanation, seen: Seen, box: Box | None) -> dict[str, Any]:
+    """What is written of a picture; with the hand's box, how much of the evidence is in it."""
+    row: dict[str, Any] = {"id": name, "letter": found.letter, "probability": found.probability}
+    if box is None:
+        return row
+    box = box.in_square(*seen["frame"]) if "frame" in seen else box
+    return row | {"inside": found.share_inside(box), "area": box.area}
 
 
 def _as_it_is(seen: Seen) -> Pixels:

@@ -95,6 +95,10 @@ def check_folder(folder: Path, *, result: Result, overwrite: bool) -> None:
     """Refuse a folder for a result that holds something else, or a finished one, or that cannot be written.
 
     The report is written last and so marks a finished one.
+
+    Raises
+    ------
+    RunError
     """
     if folder.is_file():
         raise RunError(

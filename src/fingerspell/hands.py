@@ -38,6 +38,7 @@ from PIL import Image
 
 from fingerspell import cache, images
 from fingerspell.errors import BackboneError, MissingDependencyError
+from fingerspell.files import file_digest
 from fingerspell.streams import error_stream
 
 if TYPE_CHECKING:
@@ -340,14 +341,14 @@ def bundle_digest(file: Path) -> str:
             for name in sorted(bundle.namelist()):
                 digest.update(f"{name} {hashlib.sha256(bundle.read(name)).hexdigest()}\n".encode())
     except Exception:  # noqa: BLE001 - damage has no common class, and MediaPipe will say so as soon as it is asked
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return file_digest(file)
     return digest.hexdigest()
 
 
 def _fetched() -> Path:
     """Google's model file in the cache."""
     path = cache.models_folder() / "hand_landmarker.task"
-    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == MODEL_SHA256:
+    if path.exists() and file_digest(path) == MODEL_SHA256:
         return path
     try:
         data = _download(MODEL_URL)

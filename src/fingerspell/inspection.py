@@ -10,7 +10,7 @@ import numpy as np
 
 from fingerspell import splits
 from fingerspell.alphabet import LETTERS, MOVING_LETTERS, NON_LETTERS, is_letter
-from fingerspell.errors import SplitError
+from fingerspell.errors import SplitError, listed
 from fingerspell.looks import Looks, effective_number
 from fingerspell.neighbours import NEAR, bursts, has_near_copy
 from fingerspell.recipes import SplitOptions
@@ -319,8 +319,8 @@ def _unknown_folders(dataset: Dataset) -> Finding | None:
     return Finding(
         "FS008",
         "unknown folders",
-        f"Folders that are neither letters nor known non-letters are left out: {_listed(unknown)}. Rename them if they "
-        "hold letters.",
+        f"Folders that are neither letters nor known non-letters are left out: {listed(unknown, _NAMED)}. Rename them "
+        "if they hold letters.",
     )
 
 
@@ -334,8 +334,8 @@ def _few_bursts(letters: Sequence[Picture], numbers: NDArray[np.int64]) -> Findi
     return Finding(
         "FS009",
         "few independent pictures",
-        f"Fewer than {_FEW_BURSTS} bursts of {_listed(few)}. A score of such a letter hangs on one or two moments: "
-        "take more pictures, at other times and places.",
+        f"Fewer than {_FEW_BURSTS} bursts of {listed(few, _NAMED)}. A score of such a letter hangs on one or two "
+        "moments: take more pictures, at other times and places.",
     )
 
 
@@ -388,11 +388,12 @@ def _non_letters(dataset: Dataset) -> Finding | None:
     counts = Counter(p.label for p in dataset.pictures if not p.problem and p.label in NON_LETTERS)
     if not counts:
         return None
-    listed = _listed([f"{label} ({count:,})" for label, count in counts.items()])
+    counted = [f"{label} ({count:,})" for label, count in counts.items()]
     return Finding(
         "FS016",
         "pictures of no letter",
-        f"{listed}. They test whether a model knows when to say nothing; only a reader learns from others of them.",
+        f"{listed(counted, _NAMED)}. They test whether a model knows when to say nothing; only a reader learns from "
+        "others of them.",
     )
 
 
@@ -406,8 +407,3 @@ def _moving(letters: Sequence[Picture]) -> Finding | None:
         f"{' and '.join(moving)} are drawn in the air, and a still shows only how they begin. Judge by the score of "
         "the 24 static letters.",
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"

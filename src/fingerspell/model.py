@@ -11,7 +11,6 @@ model/  model.onnx        RGB uint8 pictures (N, size, size, 3), or rows of hand
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from contextlib import suppress
@@ -26,7 +25,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from fingerspell import hands, images
 from fingerspell.errors import ModelError, UnreadableError
-from fingerspell.files import result_in
+from fingerspell.files import file_digest, result_in
 from fingerspell.images import Interpolation
 from fingerspell.streams import batched, ordered_map, processors
 
@@ -410,7 +409,7 @@ def _check_digests(folder: Path) -> None:
     for name in ("model.json", "model.onnx", "head.safetensors"):
         if not (folder / name).exists():
             raise ModelError(f"{folder}: no {name} in this folder. Copy the model again, all of it.")
-        if expected.get(name) != hashlib.sha256((folder / name).read_bytes()).hexdigest():
+        if expected.get(name) != file_digest(folder / name):
             raise ModelError(
                 f"{folder / name}: not the file that was written: its digest is not that in SHA256SUMS. "
                 "The file was changed or cut; train or copy the model again."

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 
 from fingerspell.alphabet import LETTERS
-from fingerspell.errors import SplitError
+from fingerspell.errors import SplitError, listed
 from fingerspell.files import csv_text
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def read_groups(data: bytes, column: str | None, ids: Sequence[str]) -> dict[str
     candidates = header[1:] if column is None else [name for name in header[1:] if name == column]
     if len(candidates) != 1:
         raise SplitError(
-            f"the groups file has the columns {_listed(header)}; expected the picture's path first and "
+            f"the groups file has the columns {listed(header, 20) or 'none'}; expected the picture's path first and "
             f"{'one column of groups' if column is None else f'a column {column!r}'}. "
             "Name the column: --groups FILE:COLUMN."
         )
@@ -549,11 +549,6 @@ def _check(split: Split, protocol: str, letters: set[str], roles: Sequence[Role]
             raise SplitError(
                 f"split {protocol}: no {role} pictures are left. Choose another --split or a larger share."
             )
-
-
-def _listed(names: Sequence[str], most: int = 20) -> str:
-    """Names in a row, the first of many."""
-    return f"{', '.join(names[:most]) or 'none'}{f' and {len(names) - most} more' if len(names) > most else ''}"
 
 
 def _by_letter(pictures: Sequence[Picture], key: Callable[[Picture], object]) -> list[list[Picture]]:
